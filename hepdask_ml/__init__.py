@@ -1,0 +1,69 @@
+"""Limits from toys for HistFactory models, in one command.
+
+A workspace is compiled into frozen arrays (`compile_model`), fitted toy by toy in large batches
+(`CompiledModel.fit`), and asked questions: is this signal excluded (`hypotest`), how much signal
+is excluded (`upper_limit`), is there a signal at all (`discovery`)?
+
+Importing this package is cheap: each public name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hepdask_ml.errors import HepdaskError, InputError
+    from hepdask_ml.inference.hypotest import Discovery, HypoTest, discovery, hypotest
+    from hepdask_ml.inference.limit import Limit, upper_limit
+    from hepdask_ml.likelihood.compile import compile_model
+    from hepdask_ml.likelihood.fit import Fits, FitStatus
+    from hepdask_ml.likelihood.model import CompiledModel
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CompiledModel",
+    "Discovery",
+    "FitStatus",
+    "Fits",
+    "HepdaskError",
+    "HypoTest",
+    "InputError",
+    "Limit",
+    "__version__",
+    "compile_model",
+    "discovery",
+    "hypotest",
+    "upper_limit",
+]
+
+_HOMES = {
+    "CompiledModel": "likelihood.model",
+    "Discovery": "inference.hypotest",
+    "FitStatus": "likelihood.fit",
+    "Fits": "likelihood.fit",
+    "HepdaskError": "errors",
+    "HypoTest": "inference.hypotest",
+    "InputError": "errors",
+    "Limit": "inference.limit",
+    "compile_model": "likelihood.compile",
+    "discovery": "inference.hypotest",
+    "hypotest": "inference.hypotest",
+    "upper_limit": "inference.limit",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name from its module when it is first asked for."""
+    if name not in _HOMES:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not."""
+    return sorted(__all__)
