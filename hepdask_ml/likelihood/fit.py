@@ -5,20 +5,29 @@ fixed; a *pair* is the fixed and the free fit of the same data set, which is all
 statistic needs.  A batch never raises for one of its rows: each row carries a `FitStatus`, whose
 ``sentence`` says what happened.
 
-Real likelihoods have several minima, because many systematic uncertainties are one-sided.  Each
-row is therefore fitted from up to ``starts`` starting points and keeps the lowest minimum.
+Real likelihoods have several minima, because many systematic uncertainties are one-sided.  From
+each minimum found the engine looks along every such parameter for another basin (`kernels`), fits
+from there, and keeps the lowest minimum; ``starts`` bounds the fits of one round of this search.
 """
 
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from functools import cache
+from math import lgamma
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from hepdask_ml.errors import InputError
+from hepdask_ml.likelihood.kernels import Lowered, Minima, lower, minimise, other_starts
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from hepdask_ml.likelihood.model import CompiledModel
@@ -26,6 +35,15 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 DEFAULT_STARTS = 8
+"""Fits of one data set in one round of the search; few data sets need more than one."""
+
+MAX_ROUNDS = 4
+CHUNK = 512
+SAME_MINIMUM = 1e-7
+"""Minima whose -ln L differ by less are taken for the same."""
+
+_TABLE_LIMIT = 1 << 17
+Part = TypeVar("Part")
 
 
 class FitStatus(IntEnum):
@@ -38,6 +56,11 @@ class FitStatus(IntEnum):
     NOT_FINITE = 4
 
     @property
+    def converged(self) -> bool:
+        """Whether the projected gradient vanished."""
+        return self in CONVERGED
+
+    @property
     def sentence(self) -> str:
         """What the status means, for the reader of a result."""
         return _SENTENCES[self]
@@ -47,9 +70,16 @@ _SENTENCES = {
     FitStatus.CONVERGED: "the projected gradient vanishes within the tolerance",
     FitStatus.MAX_ITERATIONS: "the iterations ran out before the projected gradient vanished",
     FitStatus.STALLED: "no step lowers -2 ln L further though the projected gradient is not zero",
-    FitStatus.RATE_FLOOR: "the minimum lies where an expected rate is not positive",
+    FitStatus.RATE_FLOOR: "converged where an expected rate is negative and was counted as zero",
     FitStatus.NOT_FINITE: "-2 ln L is not finite at any starting point",
 }
+
+CONVERGED = frozenset({FitStatus.CONVERGED, FitStatus.RATE_FLOOR})
+
+
+def converged(status: NDArray[np.int8]) -> NDArray[np.bool_]:
+    """Tell for each status of an array whether that fit converged."""
+    return (status == FitStatus.CONVERGED) | (status == FitStatus.RATE_FLOOR)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,7 +103,7 @@ class Fits:
     @property
     def converged(self) -> NDArray[np.bool_]:
         """(n_toys,) bool array: rows whose projected gradient vanishes."""
-        return self.status == FitStatus.CONVERGED
+        return converged(self.status)
 
     def __len__(self) -> int:
         """Give the number of data sets fitted."""
@@ -113,8 +143,55 @@ def fit(
     init: Floats | None = None,
     threads: int | None = None,
 ) -> Fits:
-    """Fit every row of ``data``, with the parameter of interest free or fixed (interface)."""
-    raise NotImplementedError
+    """Fit every row of ``data``, with the parameter of interest free or fixed.
+
+    Parameters
+    ----------
+    model : CompiledModel
+        The model.
+    data : (n_toys, n_data) or (n_data,) float array
+        Main then auxiliary data of each data set, in pyhf's order.
+    poi : float, optional
+        Value at which the parameter of interest is held; free if not given.
+    starts : int
+        Fits of one data set at most in each round of the search for the lowest minimum; 1 keeps
+        the first minimum found.
+    init : (n_pars,) float array, optional
+        Where the first fit starts; the model's initial values if not given.
+    threads : int, optional
+        Threads to use; all processors of this process if not given.
+
+    Returns
+    -------
+    Fits
+        One row for each data set.
+
+    Raises
+    ------
+    InputError
+        If the data have another shape, are not finite or are negative in a bin, or if ``poi`` is
+        not finite or the model has none.
+    """
+    data = _checked_data(model, data)
+    held = _checked_poi(model, poi)
+    starts = _checked_starts(starts)
+    lowered = lower(model)
+    start = _checked_init(model, init)[lowered.kept]
+
+    def fit_rows(rows: slice) -> Fits:
+        part = data[rows]
+        found = _lowest(_Problem(lowered, part, held, starts), _repeated(start, len(part))).minima
+        pars = np.empty((len(part), model.n_pars))
+        pars[:, lowered.kept] = found.pars
+        pars[:, lowered.profiled] = found.profiled
+        return Fits(pars, 2.0 * found.nll + data_terms(model, part), found.status)
+
+    parts = _over_rows(fit_rows, len(data), threads)
+    return Fits(
+        pars=np.concatenate([part.pars for part in parts]),
+        twice_nll=np.concatenate([part.twice_nll for part in parts]),
+        status=np.concatenate([part.status for part in parts]),
+    )
 
 
 def fit_pair(
@@ -126,5 +203,234 @@ def fit_pair(
     init: Floats | None = None,
     threads: int | None = 1,
 ) -> FitPairs:
-    """Fit every row of ``data`` twice, at ``poi`` and with it free (interface)."""
-    raise NotImplementedError
+    """Fit every row of ``data`` twice: with the parameter of interest at ``poi``, and free.
+
+    The free fit starts from the fixed one, and each takes over the basins that the other finds, so
+    that the free minimum never lies above the fixed one.
+
+    Parameters
+    ----------
+    model, data, starts, init, threads
+        As in `fit`.
+    poi : float
+        Value of the parameter of interest in the fixed fits.
+
+    Returns
+    -------
+    FitPairs
+        One row for each data set.
+
+    Raises
+    ------
+    InputError
+        As in `fit`.
+    """
+    data = _checked_data(model, data)
+    held = _checked_poi(model, poi)
+    starts = _checked_starts(starts)
+    lowered = lower(model)
+    start = _checked_init(model, init)[lowered.kept]
+    poi_place = int(np.searchsorted(lowered.kept, model.poi_index))
+
+    def fit_rows(rows: slice) -> FitPairs:
+        part = data[rows]
+        at_poi = _Problem(lowered, part, held, starts)
+        anywhere = _Problem(lowered, part, np.nan, starts)
+        fixed = _lowest(at_poi, _repeated(start, len(part))).minima
+        found = _lowest(anywhere, fixed.pars)
+        free = found.minima
+        improved = _refit(at_poi, fixed, np.flatnonzero(found.moved), free.pars)
+        _refit(anywhere, free, improved, fixed.pars)
+        terms = data_terms(model, part)
+        return FitPairs(
+            poi_test=float(poi),
+            poi_hat=free.pars[:, poi_place].copy(),
+            twice_nll_fixed=2.0 * fixed.nll + terms,
+            twice_nll_free=2.0 * free.nll + terms,
+            status_fixed=fixed.status,
+            status_free=free.status,
+        )
+
+    parts = _over_rows(fit_rows, len(data), threads)
+    return FitPairs(
+        poi_test=float(poi),
+        poi_hat=np.concatenate([part.poi_hat for part in parts]),
+        twice_nll_fixed=np.concatenate([part.twice_nll_fixed for part in parts]),
+        twice_nll_free=np.concatenate([part.twice_nll_free for part in parts]),
+        status_fixed=np.concatenate([part.status_fixed for part in parts]),
+        status_free=np.concatenate([part.status_free for part in parts]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """One kind of fit to a chunk of data sets: the POI at ``poi``, or free where that is nan."""
+
+    lowered: Lowered
+    data: Floats
+    poi: float
+    starts: int
+
+    def minima(self, rows: NDArray[np.int64], start: Floats) -> Minima:
+        return minimise(self.lowered, self.data, rows, start, np.full(len(rows), self.poi))
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The lowest minima of a chunk, and which rows left the basin of their first fit."""
+
+    minima: Minima
+    moved: NDArray[np.bool_]
+
+
+def _lowest(problem: _Problem, start: Floats) -> _Found:
+    """Fit from ``start``, then from every promising basin beside, until none is lower."""
+    every = np.arange(len(problem.data))
+    best = problem.minima(every, start)
+    moved = np.zeros(len(every), bool)
+    rows = every
+    for _ in range(MAX_ROUNDS if problem.starts > 1 else 0):
+        index, points = other_starts(
+            problem.lowered,
+            problem.data,
+            rows,
+            best.pars[rows],
+            np.full(len(rows), problem.poi),
+            problem.starts - 1,
+        )
+        if not len(index):
+            break
+        rows = _take_lower(best, rows[index], problem.minima(rows[index], points))
+        moved[rows] = True
+        if not len(rows):
+            break
+    return _Found(best, moved)
+
+
+def _refit(
+    problem: _Problem, best: Minima, rows: NDArray[np.int64], start: Floats
+) -> NDArray[np.int64]:
+    """Fit ``rows`` from other points as well; gives the rows that became lower."""
+    if not len(rows):
+        return rows
+    return _take_lower(best, rows, problem.minima(rows, start[rows]))
+
+
+def _take_lower(best: Minima, rows: NDArray[np.int64], found: Minima) -> NDArray[np.int64]:
+    """Put each lower minimum in place of the one of its row; gives the rows that changed."""
+    order = np.lexsort((found.nll, rows))
+    first = order[np.unique(rows[order], return_index=True)[1]]
+    lower_now = first[~(found.nll[first] > best.nll[rows[first]] - SAME_MINIMUM)]
+    changed = rows[lower_now]
+    best.pars[changed] = found.pars[lower_now]
+    best.profiled[changed] = found.profiled[lower_now]
+    best.nll[changed] = found.nll[lower_now]
+    best.status[changed] = found.status[lower_now]
+    return changed
+
+
+def data_terms(model: CompiledModel, data: Floats) -> Floats:
+    """Terms of -2 ln L that depend on the data alone.
+
+    Parameters
+    ----------
+    model : CompiledModel
+        The model.
+    data : (n_toys, n_data) float array
+        Data sets.
+
+    Returns
+    -------
+    (n_toys,) float array
+        2 ln n! of every Poisson count, and ln(2 pi sigma^2) of every Gaussian constraint.
+    """
+    normal = model.constraint == 1
+    poisson = np.concatenate([np.arange(model.n_main), model.aux_index[model.constraint == 2]])
+    widths = float(np.log(2.0 * np.pi * model.sigma[normal] ** 2).sum())
+    return 2.0 * _log_factorial(data[:, poisson]).sum(axis=1) + widths
+
+
+def _log_factorial(counts: Floats) -> Floats:
+    """ln n!, by table where all counts are integers below the limit, as those of toys are."""
+    whole = counts.astype(np.int64)
+    if not counts.size or (whole.max() < _TABLE_LIMIT and (whole == counts).all()):
+        size = 1 << int(whole.max(initial=1)).bit_length()
+        return _log_factorial_table(size)[whole]
+    values, place = np.unique(counts, return_inverse=True)
+    exact = np.array([lgamma(value + 1.0) for value in values.tolist()])
+    return exact[place].reshape(counts.shape)
+
+
+@cache
+def _log_factorial_table(size: int) -> Floats:
+    return np.array([lgamma(n + 1.0) for n in range(size)])
+
+
+def _repeated(start: Floats, n_rows: int) -> Floats:
+    return np.broadcast_to(start, (n_rows, len(start)))
+
+
+def _over_rows(work: Callable[[slice], Part], n_rows: int, threads: int | None) -> list[Part]:
+    """Work on chunks of rows, side by side in threads; the answer does not depend on how many."""
+    chunks = [slice(at, min(at + CHUNK, n_rows)) for at in range(0, n_rows, CHUNK)] or [slice(0, 0)]
+    n_threads = min(threads or available_processors(), len(chunks))
+    if n_threads <= 1:
+        return [work(chunk) for chunk in chunks]
+    with ThreadPoolExecutor(n_threads) as pool:
+        return list(pool.map(work, chunks))
+
+
+def available_processors() -> int:
+    """Count the processors that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        return os.cpu_count() or 1
+
+
+def _checked_data(model: CompiledModel, data: Floats) -> Floats:
+    data = np.atleast_2d(np.asarray(data, np.float64))
+    if data.ndim != 2 or data.shape[1] != model.n_data:
+        raise InputError(
+            f"data of shape {data.shape} do not match the model: give {model.n_data} numbers for "
+            f"each data set, {model.n_main} bins then {model.n_data - model.n_main} auxiliary data"
+        )
+    if not np.isfinite(data).all():
+        toy, place = np.argwhere(~np.isfinite(data))[0]
+        raise InputError(
+            f"data set {toy} has {data[toy, place]} at position {place}: all data must be finite"
+        )
+    counts = np.concatenate([np.arange(model.n_main), model.aux_index[model.constraint == 2]])
+    if (data[:, counts] < 0).any():
+        toy, place = np.argwhere(data[:, counts] < 0)[0]
+        raise InputError(
+            f"data set {toy} has the negative count {data[toy, counts[place]]} at position "
+            f"{counts[place]}: counts must be zero or more"
+        )
+    return data
+
+
+def _checked_poi(model: CompiledModel, poi: float | None) -> float:
+    if poi is None:
+        return float("nan")
+    if model.poi_index < 0:
+        raise InputError("the model has no parameter of interest to fix: name one with poi=")
+    if not np.isfinite(poi):
+        raise InputError(f"the parameter of interest cannot be fixed at {poi}: give a finite value")
+    return float(poi)
+
+
+def _checked_init(model: CompiledModel, init: Floats | None) -> Floats:
+    start = model.init if init is None else np.asarray(init, np.float64)
+    if start.shape != (model.n_pars,) or not np.isfinite(start).all():
+        raise InputError(
+            f"the starting point has shape {start.shape} or is not finite: give one finite value "
+            f"for each of the {model.n_pars} parameters"
+        )
+    return start
+
+
+def _checked_starts(starts: int) -> int:
+    if starts < 1:
+        raise InputError(f"starts is {starts}: each data set needs at least one fit")
+    return starts
