@@ -1,4 +1,4 @@
-"""Everything that CI asks, one session each: ``nox`` runs the default ones, ``nox -l`` lists all."""
+"""All that CI asks, one session each: ``nox`` runs the default ones, ``nox -l`` lists all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sphinx settings: MyST pages, API from the docstrings, warnings are errors (``sphinx-build -W``)."""
+"""Sphinx settings: MyST pages, API from the docstrings, warnings are errors (``-W``)."""
 
 from __future__ import annotations
 
