@@ -38,6 +38,7 @@ DEFAULT_STARTS = 8
 """Fits of one data set in one round of the search; few data sets need more than one."""
 
 MAX_ROUNDS = 4
+HARD = 12
 CHUNK = 512
 SAME_MINIMUM = 1e-7
 """Minima whose -ln L differ by less are taken for the same."""
@@ -274,6 +275,27 @@ class _Problem:
     def minima(self, rows: NDArray[np.int64], start: Floats) -> Minima:
         return minimise(self.lowered, self.data, rows, start, np.full(len(rows), self.poi))
 
+    def beside(self, rows: NDArray[np.int64], pars: Floats) -> tuple[NDArray[np.int64], Floats]:
+        """Points in other basins along one parameter, and which of the rows each belongs to."""
+        poi = np.full(len(rows), self.poi)
+        return other_starts(self.lowered, self.data, rows, pars, poi, self.starts - 1)
+
+    def afar(self, rows: NDArray[np.int64], pars: Floats) -> tuple[NDArray[np.int64], Floats]:
+        """Points that differ in many parameters at once, for the rows whose likelihood is hard."""
+        arrays = self.lowered.arrays
+        x = pars[rows]
+        aux = np.where(arrays["par_kind"] == 1, self.data[rows][:, arrays["par_aux"]], x)
+        points = [aux, 2 * aux - x]
+        free = (arrays["par_kind"] == 0) & (arrays["par_lower"] < arrays["par_upper"])
+        for par in np.flatnonzero(free):
+            if par == self.lowered.record.poi and np.isfinite(self.poi):
+                continue
+            for value in (arrays["par_lower"][par], 0.3 * x[:, par], 2.0 * x[:, par] + 0.5):
+                point = x.copy()
+                point[:, par] = value
+                points.append(point)
+        return np.tile(rows, len(points)), np.concatenate(points)
+
 
 @dataclass(frozen=True, slots=True)
 class _Found:
@@ -288,19 +310,15 @@ def _lowest(problem: _Problem, start: Floats) -> _Found:
     every = np.arange(len(problem.data))
     best = problem.minima(every, start)
     moved = np.zeros(len(every), bool)
+    hard = best.iterations > HARD
     rows = every
     for _ in range(MAX_ROUNDS if problem.starts > 1 else 0):
-        index, points = other_starts(
-            problem.lowered,
-            problem.data,
-            rows,
-            best.pars[rows],
-            np.full(len(rows), problem.poi),
-            problem.starts - 1,
-        )
-        if not len(index):
+        index, points = problem.beside(rows, best.pars[rows])
+        far_index, far_points = problem.afar(rows[hard[rows]], best.pars)
+        tried = np.concatenate([rows[index], far_index])
+        if not len(tried):
             break
-        rows = _take_lower(best, rows[index], problem.minima(rows[index], points))
+        rows = _take_lower(best, tried, problem.minima(tried, np.concatenate([points, far_points])))
         moved[rows] = True
         if not len(rows):
             break

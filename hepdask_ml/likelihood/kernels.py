@@ -89,7 +89,19 @@ class Minima:
     iterations: NDArray[np.int32]
 
 
-_INT_FIELDS = ("n_bins", "n_pars", "n_gammas", "n_terms", "n_cells", "n_norms", "n_data", "n_curved", "poi", "norm_code", "shape_code")
+_INT_FIELDS = (
+    "n_bins",
+    "n_pars",
+    "n_gammas",
+    "n_terms",
+    "n_cells",
+    "n_norms",
+    "n_data",
+    "n_curved",
+    "poi",
+    "norm_code",
+    "shape_code",
+)
 _ARRAY_FIELDS = (
     "term_start", "term_bin", "nominal", "cell_gamma",
     "scale_start", "scale_par",
@@ -230,7 +242,9 @@ def other_starts(
         np.ascontiguousarray(pars, np.float64),
         np.ascontiguousarray(poi, np.float64),
     ]
-    record = _Search(n_rows, n_starts, THRESHOLD, *(array.ctypes.data for array in (*held, starts, found)))
+    record = _Search(
+        n_rows, n_starts, THRESHOLD, *(array.ctypes.data for array in (*held, starts, found))
+    )
     if library().hepdask_search(ctypes.addressof(lowered.record), ctypes.addressof(record)):
         raise HepdaskError(_NO_MEMORY)
     index, place = np.nonzero(np.arange(n_starts) < found[:, None])
@@ -283,7 +297,9 @@ def _profiled(model: CompiledModel) -> NDArray[np.bool_]:
         local[model.poi_index] = False
     # A cell with two gammas is not linear in both: the first stays profiled, the others are kept.
     taken: set[int] = set()
-    for cell, par in sorted(zip(model.factor_cell.tolist(), model.factor_par.tolist(), strict=True)):
+    for cell, par in sorted(
+        zip(model.factor_cell.tolist(), model.factor_par.tolist(), strict=True)
+    ):
         if not local[par]:
             continue
         if cell in taken:
@@ -323,7 +339,9 @@ def _split_shared_factors(model: CompiledModel, profiled: NDArray[np.bool_]) -> 
                     nominal=model.nominal[low:high],
                     scales=scales[t] + kept_factors.get(low, []),
                     norms=norms[t],
-                    shapes=[(par, linear[inside], curved[inside]) for par, linear, curved in shapes[t]],
+                    shapes=[
+                        (par, linear[inside], curved[inside]) for par, linear, curved in shapes[t]
+                    ],
                     gammas=gammas[low:high].tolist(),
                 )
             )
@@ -332,7 +350,9 @@ def _split_shared_factors(model: CompiledModel, profiled: NDArray[np.bool_]) -> 
 
 def _by_term(
     model: CompiledModel,
-) -> tuple[list[list[int]], list[list[tuple[int, float, float]]], list[list[tuple[int, Floats, Floats]]]]:
+) -> tuple[
+    list[list[int]], list[list[tuple[int, float, float]]], list[list[tuple[int, Floats, Floats]]]
+]:
     n_terms = len(model.term_bin)
     scales: list[list[int]] = [[] for _ in range(n_terms)]
     norms: list[list[tuple[int, float, float]]] = [[] for _ in range(n_terms)]
@@ -343,15 +363,15 @@ def _by_term(
         norms[t].append((int(model.norm_par[i]), float(model.norm_lo[i]), float(model.norm_hi[i])))
     for i, t in enumerate(model.shape_term.tolist()):
         part = slice(int(model.shape_start[i]), int(model.shape_start[i + 1]))
-        shapes[t].append((int(model.shape_par[i]), model.shape_linear[part], model.shape_curved[part]))
+        shapes[t].append(
+            (int(model.shape_par[i]), model.shape_linear[part], model.shape_curved[part])
+        )
     return scales, norms, shapes
 
 
 def _pack(model: CompiledModel, terms: list[_Term]) -> Lowered:
     used = [g for term in terms for g in term.gammas]
-    bin_of_gamma = {
-        g: term.bin + i for term in terms for i, g in enumerate(term.gammas) if g >= 0
-    }
+    bin_of_gamma = {g: term.bin + i for term in terms for i, g in enumerate(term.gammas) if g >= 0}
     profiled = np.array(sorted(bin_of_gamma, key=lambda g: (bin_of_gamma[g], g)), np.int64)
     kept = np.setdiff1d(np.arange(len(model.par_names)), profiled)
     slot = np.full(len(model.par_names) + 1, -1, np.int64)  # the last entry serves "no gamma"
@@ -377,7 +397,9 @@ def _pack(model: CompiledModel, terms: list[_Term]) -> Lowered:
         "norm_start": _offsets([len(term.norms) for term in terms]),
         "norm_par": place[_ints([par for par, _, _ in norms])],
         "norm_coef": _norm_coefficients(
-            np.array([lo for _, lo, _ in norms]), np.array([hi for _, _, hi in norms]), model.norm_code
+            np.array([lo for _, lo, _ in norms]),
+            np.array([hi for _, _, hi in norms]),
+            model.norm_code,
         ),
         "shape_entry_start": _offsets([len(term.shapes) for term in terms]),
         "shape_par": place[_ints([par for _, par, _, _ in shapes])],
@@ -395,7 +417,9 @@ def _pack(model: CompiledModel, terms: list[_Term]) -> Lowered:
         "gamma_start": np.searchsorted(gamma_bins, np.arange(model.n_main + 1)).astype(np.int64),
         "gamma_kind": model.constraint[profiled].astype(np.int64),
         "gamma_aux": model.aux_index[profiled].astype(np.int64),
-        "gamma_width": np.where(model.constraint[profiled] == 2, model.tau[profiled], model.sigma[profiled]),
+        "gamma_width": np.where(
+            model.constraint[profiled] == 2, model.tau[profiled], model.sigma[profiled]
+        ),
         "gamma_lower": model.lower[profiled],
         "gamma_upper": model.upper[profiled],
     }

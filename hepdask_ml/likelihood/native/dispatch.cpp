@@ -12,18 +12,34 @@ DECLARE(engine_avx2)
 DECLARE(engine_avx512)
 #endif
 
+#ifdef HAS_X86_VARIANTS
+#include <cpuid.h>
+
+static bool has(unsigned bits, int bit) { return bits >> bit & 1; }
+
+// Asks the processor itself, and whether the system saves its wide registers (Intel SDM 2A, CPUID).
+static int probe() {
+    unsigned a, b, c, d, low, high;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !has(c, 27)) return 0;
+    const bool fma = has(c, 12);
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
+    const bool avx2 = fma && has(b, 5) && has(b, 8) && (low & 0x06) == 0x06;
+    const bool avx512 = has(b, 16) && has(b, 17) && has(b, 28) && has(b, 30) && has(b, 31) && (low & 0xe6) == 0xe6;
+    return avx2 && avx512 ? 2 : avx2 ? 1 : 0;
+}
+#endif
+
 extern "C" {
 
 // 0: base, 1: AVX2 with FMA, 2: AVX-512.
 int hepdask_instruction_set() {
 #ifdef HAS_X86_VARIANTS
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"))
-        return 2;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2")) return 1;
-#endif
+    static const int found = probe();
+    return found;
+#else
     return 0;
+#endif
 }
 
 // Runs a batch of fits; 0, or 1 if there was no memory for the scratch.

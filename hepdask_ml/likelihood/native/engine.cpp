@@ -509,54 +509,88 @@ static void backward(const V* C, i64 n, V* y) {
         for (i64 k = 0; k < i; ++k) y[k] -= C[i * n + k] * value;
     }
 }
-static void solve_positive(V* C, i64 n, V* y) {
-    factorise(C, n);
-    forward(C, n, y);
-    backward(C, n, y);
-}
-
-// Newton step on the free parameters: (D + J^T W J) step = -grad, with dinv = 0 where fixed.
-static void solve_step(const Model& m, Lanes& a) {
-    const i64 K = m.n_pars, B = m.n_bins;
-    const V zero = splat(0.0), one = splat(1.0);
-    if (B < K) {
-        for (i64 k = 0; k < K; ++k) a.scaled[k] = vsqrt(a.dinv[k]);
-        for (i64 b = 0; b < B; ++b) {
-            V weight = vsqrt(a.W[b]), sum = zero;
-            const V* row = a.J + b * K;
-            V* out = a.Js + b * K;
-            for (i64 k = 0; k < K; ++k) {
-                out[k] = row[k] * (weight * a.scaled[k]);
-                sum += out[k] * a.scaled[k] * a.grad[k];
-            }
-            a.rhs[b] = sum;
-        }
-        for (i64 i = 0; i < B; ++i)
-            for (i64 j = 0; j <= i; ++j) a.M[i * B + j] = i == j ? one : zero;
-        add_gram(a.Js, K, 1, B, K, a.M);
-        solve_positive(a.M, B, a.rhs);
-        for (i64 k = 0; k < K; ++k) a.newton[k] = a.scaled[k] * a.grad[k];
-        for (i64 b = 0; b < B; ++b) {
-            V y = a.rhs[b];
-            const V* row = a.Js + b * K;
-            for (i64 k = 0; k < K; ++k) a.newton[k] -= row[k] * y;
-        }
-        for (i64 k = 0; k < K; ++k) a.newton[k] = -a.scaled[k] * a.newton[k];
-        return;
-    }
-    // Scaled by sqrt(dinv) the matrix is 1 + (J s)^T W (J s): well conditioned, and a fixed
-    // parameter is a row of the unit matrix.
+// What J_s = W^1/2 J D^-1/2 needs, and the Cholesky factor of 1 + J_s J_s^T or 1 + J_s^T J_s,
+// whichever is smaller.  A parameter with dinv = 0 takes no part.
+static void factorise_hessian(const Model& m, Lanes& a) {
+    const i64 K = m.n_pars, B = m.n_bins, rank = B < K ? B : K;
     for (i64 k = 0; k < K; ++k) a.scaled[k] = vsqrt(a.dinv[k]);
     for (i64 b = 0; b < B; ++b) {
         V weight = vsqrt(a.W[b]);
         for (i64 k = 0; k < K; ++k) a.Js[b * K + k] = a.J[b * K + k] * (weight * a.scaled[k]);
     }
-    for (i64 i = 0; i < K; ++i)
-        for (i64 j = 0; j <= i; ++j) a.M[i * K + j] = i == j ? one : zero;
-    add_gram(a.Js, 1, K, K, B, a.M);
-    for (i64 k = 0; k < K; ++k) a.rhs[k] = -a.scaled[k] * a.grad[k];
-    solve_positive(a.M, K, a.rhs);
-    for (i64 k = 0; k < K; ++k) a.newton[k] = a.scaled[k] * a.rhs[k];
+    for (i64 i = 0; i < rank; ++i)
+        for (i64 j = 0; j <= i; ++j) a.M[i * rank + j] = splat(i == j ? 1.0 : 0.0);
+    if (B < K)
+        add_gram(a.Js, K, 1, B, K, a.M);
+    else
+        add_gram(a.Js, 1, K, K, B, a.M);
+    factorise(a.M, rank);
+}
+
+// q = (D + J^T W J)^-1 q on the free parameters.
+static void apply_inverse(const Model& m, Lanes& a, V* q) {
+    const i64 K = m.n_pars, B = m.n_bins;
+    for (i64 k = 0; k < K; ++k) q[k] *= a.scaled[k];
+    if (B < K) {
+        for (i64 b = 0; b < B; ++b) {
+            V sum = splat(0.0);
+            for (i64 k = 0; k < K; ++k) sum += a.Js[b * K + k] * q[k];
+            a.rhs[b] = sum;
+        }
+        forward(a.M, B, a.rhs), backward(a.M, B, a.rhs);
+        for (i64 b = 0; b < B; ++b) {
+            V y = a.rhs[b];
+            for (i64 k = 0; k < K; ++k) q[k] -= a.Js[b * K + k] * y;
+        }
+    } else {
+        forward(a.M, K, q), backward(a.M, K, q);
+    }
+    for (i64 k = 0; k < K; ++k) q[k] *= a.scaled[k];
+}
+
+// Secant memory.  D + J^T W J leaves out the mixed second derivatives of the rates; the last steps
+// and gradient changes put them back (L-BFGS around the Newton matrix; Nocedal and Wright, 7.2).
+// Most fits end before; the long ones are those whose mixed derivatives matter.
+constexpr int MEMORY = 6;
+constexpr int LATE = 30;
+
+struct Memory {
+    V *s, *y;  // (MEMORY, n_pars) steps taken and gradient changes; zero where a lane took none
+    V *point, *grad;  // (n_pars) the last accepted point and the gradient there
+    V used[MEMORY], late;
+    int newest;
+};
+
+static void newton_step(const Model& m, Lanes& a, const Memory& memory) {
+    const i64 K = m.n_pars;
+    const V zero = splat(0.0);
+    V along[MEMORY], rho[MEMORY];
+    for (i64 k = 0; k < K; ++k) a.newton[k] = pick(a.dinv[k] > zero, a.grad[k], zero);
+    for (int i = 0; i < MEMORY; ++i) {
+        const int slot = (memory.newest - i + MEMORY) % MEMORY;
+        const V *s = memory.s + slot * K, *y = memory.y + slot * K;
+        V sy = zero, ss = zero, yy = zero, sq = zero;
+        for (i64 k = 0; k < K; ++k) {
+            V sk = pick(a.dinv[k] > zero, s[k], zero);
+            sy += sk * y[k], sq += sk * a.newton[k];
+            ss += sk * sk * y[k] * y[k];
+            yy += sk * sk;
+        }
+        I good = (memory.used[slot] > zero) & (memory.late > zero) & (sy > splat(1e-8) * vsqrt(ss));
+        rho[slot] = pick(good, splat(1.0) / pick(good, sy, splat(1.0)), zero);
+        along[slot] = rho[slot] * sq;
+        for (i64 k = 0; k < K; ++k) a.newton[k] -= along[slot] * pick(a.dinv[k] > zero, y[k], zero);
+    }
+    apply_inverse(m, a, a.newton);
+    for (int i = MEMORY - 1; i >= 0; --i) {
+        const int slot = (memory.newest - i + MEMORY) % MEMORY;
+        const V *s = memory.s + slot * K, *y = memory.y + slot * K;
+        V yr = zero;
+        for (i64 k = 0; k < K; ++k) yr += y[k] * a.newton[k];
+        V change = along[slot] - rho[slot] * yr;
+        for (i64 k = 0; k < K; ++k) a.newton[k] += change * pick(a.dinv[k] > zero, s[k], zero);
+    }
+    for (i64 k = 0; k < K; ++k) a.newton[k] = -a.newton[k];
 }
 
 struct Bounds {
@@ -587,11 +621,12 @@ static void invert_diagonal(const Model& m, Lanes& a, const Bounds& bounds) {
     }
 }
 
-static void find_step(const Model& m, Lanes& a, const Bounds& bounds) {
+static void find_step(const Model& m, Lanes& a, const Bounds& bounds, const Memory& memory) {
     const V zero = splat(0.0);
     const i64 K = m.n_pars;
     invert_diagonal(m, a, bounds);
-    solve_step(m, a);
+    factorise_hessian(m, a);
+    newton_step(m, a, memory);
     // A parameter on its bound whose Newton step leaves it is held, and the others solved again.
     I again = isplat(0);
     for (i64 k = 0; k < K; ++k) {
@@ -600,7 +635,10 @@ static void find_step(const Model& m, Lanes& a, const Bounds& bounds) {
         a.dinv[k] = pick(leaving, zero, a.dinv[k]);
         again |= leaving;
     }
-    if (any(again)) solve_step(m, a);
+    if (any(again)) {
+        factorise_hessian(m, a);
+        newton_step(m, a, memory);
+    }
 }
 
 // Puts one data set, a point moved into the bounds and the POI (nan: free) into lane l.
@@ -628,6 +666,27 @@ static Bounds make_bounds(const Model& m, Scratch& s) {
     return bounds;
 }
 
+// Keeps the step just accepted and the change of the gradient, and the gradient for the next one.
+static void remember(const Model& m, const Lanes& a, Memory& memory, I accepted, const bool* fresh) {
+    const V zero = splat(0.0), one = splat(1.0);
+    const i64 K = m.n_pars;
+    I again = accepted;
+    for (int l = 0; l < L; ++l)
+        if (fresh[l]) again[l] = 0;
+    memory.newest = (memory.newest + 1) % MEMORY;
+    V *s = memory.s + memory.newest * K, *y = memory.y + memory.newest * K;
+    for (i64 k = 0; k < K; ++k) {
+        s[k] = pick(again, a.x[k] - memory.point[k], zero);
+        y[k] = pick(again, a.grad[k] - memory.grad[k], zero);
+        memory.point[k] = pick(accepted, a.x[k], memory.point[k]);
+        memory.grad[k] = pick(accepted, a.grad[k], memory.grad[k]);
+    }
+    memory.used[memory.newest] = pick(again, one, zero);
+    for (int l = 0; l < L; ++l)
+        if (fresh[l])
+            for (V& used : memory.used) used[l] = 0.0;
+}
+
 enum Status { CONVERGED = 0, MAX_ITERATIONS = 1, STALLED = 2, RATE_FLOOR = 3, NOT_FINITE = 4 };
 
 static int run(const Model& m, const Options& options, const Batch& batch) {
@@ -636,6 +695,7 @@ static int run(const Model& m, const Options& options, const Batch& batch) {
     const i64 K = m.n_pars, G = m.n_gammas;
     V* A = scratch.take(G);
     Bounds bounds = make_bounds(m, scratch);
+    Memory memory{scratch.take(MEMORY * K), scratch.take(MEMORY * K), scratch.take(K), scratch.take(K), {}, {}, 0};
     i64 job[L], iterations[L], shortened[L], next = 0, working = 0;
     bool fresh[L];
     auto load = [&](int l) {
@@ -666,16 +726,17 @@ static int run(const Model& m, const Options& options, const Batch& batch) {
         for (int l = 0; l < L; ++l) {
             const double fall = a.accepted_nll[l] - a.nll[l];
             const double noise = 1e-13 * std::fabs(a.nll[l]);
-            const bool good = fresh[l] ? std::isfinite(a.nll[l])
-                                       : fall >= 1e-4 * a.length[l] * a.slope[l] - noise;
-            accepted[l] = good ? -1 : 0;
+            const bool lower = fresh[l] || fall >= 1e-4 * a.length[l] * a.slope[l] - noise;
+            accepted[l] = std::isfinite(a.nll[l]) && lower ? -1 : 0;
         }
         for (i64 k = 0; k < K; ++k) a.x[k] = pick(accepted, a.trial[k], a.x[k]);
         for (i64 g = 0; g < G; ++g) a.accepted_gamma[g] = pick(accepted, a.gamma[g], a.accepted_gamma[g]);
 
         V slope = splat(0.0);
         if (any(accepted)) {
-            find_step(m, a, bounds);
+            for (int l = 0; l < L; ++l) memory.late[l] = iterations[l] >= LATE ? 1.0 : 0.0;
+            remember(m, a, memory, accepted, fresh);
+            find_step(m, a, bounds, memory);
             for (i64 k = 0; k < K; ++k) {
                 slope -= a.grad[k] * a.newton[k];
                 a.step[k] = pick(accepted, a.newton[k], a.step[k]);
