@@ -35,7 +35,7 @@ class CampaignError(HepdaskError):
 
 
 class SiteError(HepdaskError):
-    """This machine or site lacks something that the job needs."""
+    """The machine or site lacks something that the job needs."""
 
 
 def require(name: str, extra: str) -> Any:

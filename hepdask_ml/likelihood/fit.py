@@ -80,7 +80,7 @@ CONVERGED = frozenset({FitStatus.CONVERGED, FitStatus.RATE_FLOOR})
 
 def converged(status: NDArray[np.int8]) -> NDArray[np.bool_]:
     """Tell for each status of an array whether that fit converged."""
-    return (status == FitStatus.CONVERGED) | (status == FitStatus.RATE_FLOOR)
+    return np.isin(status, sorted(CONVERGED))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -173,7 +173,7 @@ def fit(
         If the data have another shape, are not finite or are negative in a bin, or if ``poi`` is
         not finite or the model has none.
     """
-    data = _checked_data(model, data)
+    data = checked_data(model, data)
     held = _checked_poi(model, poi)
     starts = _checked_starts(starts)
     lowered = lower(model)
@@ -226,7 +226,7 @@ def fit_pair(
     InputError
         As in `fit`.
     """
-    data = _checked_data(model, data)
+    data = checked_data(model, data)
     held = _checked_poi(model, poi)
     starts = _checked_starts(starts)
     lowered = lower(model)
@@ -365,11 +365,11 @@ def data_terms(model: CompiledModel, data: Floats) -> Floats:
     normal = model.constraint == 1
     poisson = np.concatenate([np.arange(model.n_main), model.aux_index[model.constraint == 2]])
     widths = float(np.log(2.0 * np.pi * model.sigma[normal] ** 2).sum())
-    return 2.0 * _log_factorial(data[:, poisson]).sum(axis=1) + widths
+    return np.asarray(2.0 * _log_factorial(data[:, poisson]).sum(axis=1) + widths)
 
 
 def _log_factorial(counts: Floats) -> Floats:
-    """ln n!, by table where all counts are integers below the limit, as those of toys are."""
+    """Give ln n!, by table where all counts are integers below the limit, as those of toys are."""
     whole = counts.astype(np.int64)
     if not counts.size or (whole.max() < _TABLE_LIMIT and (whole == counts).all()):
         size = 1 << int(whole.max(initial=1)).bit_length()
@@ -406,8 +406,30 @@ def available_processors() -> int:
         return os.cpu_count() or 1
 
 
-def _checked_data(model: CompiledModel, data: Floats) -> Floats:
-    data = np.atleast_2d(np.asarray(data, np.float64))
+def checked_data(model: CompiledModel, data: Floats) -> Floats:
+    """Check data sets against a model.
+
+    Parameters
+    ----------
+    model : CompiledModel
+        The model.
+    data : (n_toys, n_data) or (n_data,) float array
+        Data sets.
+
+    Returns
+    -------
+    (n_toys, n_data) float array
+        The same.
+
+    Raises
+    ------
+    InputError
+        If they have another shape, are not finite, or a count is negative.
+    """
+    try:
+        data = np.atleast_2d(np.asarray(data, np.float64))
+    except (TypeError, ValueError):
+        raise InputError("the data are not numbers: give one row of numbers per data set") from None
     if data.ndim != 2 or data.shape[1] != model.n_data:
         raise InputError(
             f"data of shape {data.shape} do not match the model: give {model.n_data} numbers for "

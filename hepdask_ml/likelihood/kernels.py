@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hepdask_ml.errors import HepdaskError
+from hepdask_ml.likelihood.rates import code4_coefficients
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -154,7 +155,7 @@ def library() -> ctypes.CDLL:
         loaded = ctypes.CDLL(str(path))
     except OSError as error:
         raise HepdaskError(
-            f"the compiled engine {path.name} cannot be loaded ({error}): install the package with pip"
+            f"the compiled engine {path.name} cannot be loaded ({error}): install with pip"
         ) from None
     loaded.hepdask_minimise.argtypes = [ctypes.c_void_p] * 3
     loaded.hepdask_search.argtypes = [ctypes.c_void_p] * 2
@@ -195,14 +196,14 @@ def minimise(lowered: Lowered, data: Floats, row: Ints, start: Floats, poi: Floa
         status=np.empty(n_fits, np.int8),
         iterations=np.empty(n_fits, np.int32),
     )
-    held = [
+    held: list[NDArray[Any]] = [
         np.ascontiguousarray(data, np.float64),
         np.ascontiguousarray(row, np.int64),
         np.ascontiguousarray(start, np.float64),
         np.ascontiguousarray(poi, np.float64),
     ]
-    results = (out.pars, out.profiled, out.nll, out.status, out.iterations)
-    batch = _Batch(n_fits, *(array.ctypes.data for array in (*held, *results)))
+    held += [out.pars, out.profiled, out.nll, out.status, out.iterations]
+    batch = _Batch(n_fits, *(array.ctypes.data for array in held))
     options = _Options(TOLERANCE, MAX_ITERATIONS)
     failed = library().hepdask_minimise(
         ctypes.addressof(lowered.record), ctypes.addressof(options), ctypes.addressof(batch)
@@ -236,14 +237,14 @@ def other_starts(
     n_rows, n_kept = pars.shape
     starts = np.empty((n_rows, n_starts, n_kept))
     found = np.zeros(n_rows, np.int32)
-    held = [
+    held: list[NDArray[Any]] = [
         np.ascontiguousarray(data, np.float64),
         np.ascontiguousarray(row, np.int64),
         np.ascontiguousarray(pars, np.float64),
         np.ascontiguousarray(poi, np.float64),
     ]
     record = _Search(
-        n_rows, n_starts, THRESHOLD, *(array.ctypes.data for array in (*held, starts, found))
+        n_rows, n_starts, THRESHOLD, *(array.ctypes.data for array in [*held, starts, found])
     )
     if library().hepdask_search(ctypes.addressof(lowered.record), ctypes.addressof(record)):
         raise HepdaskError(_NO_MEMORY)
@@ -305,7 +306,7 @@ def _profiled(model: CompiledModel) -> NDArray[np.bool_]:
         if cell in taken:
             local[par] = False
         taken.add(cell)
-    return local
+    return np.asarray(local)
 
 
 def _cell_bins(model: CompiledModel) -> Ints:
@@ -425,8 +426,10 @@ def _pack(model: CompiledModel, terms: list[_Term]) -> Lowered:
     }
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     sizes = (
-        model.n_main, len(kept), len(profiled), len(terms), len(used), len(norms), len(model.data), len(curved["curved_par"]),
-        int(place[model.poi_index]) if model.poi_index >= 0 else -1, model.norm_code, model.shape_code,
+        model.n_main, len(kept), len(profiled), len(terms), len(used), len(norms),
+        len(model.data), len(curved["curved_par"]),
+        int(place[model.poi_index]) if model.poi_index >= 0 else -1,
+        model.norm_code, model.shape_code,
     )  # fmt: skip
     record = _Model(*sizes, *(arrays[name].ctypes.data for name in _ARRAY_FIELDS))
     return Lowered(kept, profiled, len(model.data), record, arrays)
@@ -482,31 +485,6 @@ def _joined(parts: list[Floats]) -> Floats:
 
 
 def _norm_coefficients(low: Floats, high: Floats, code: int) -> Floats:
-    """(n_norms, 8): the six coefficients of code 4 inside \\|alpha\\| < 1, then log hi, log lo.
-
-    The polynomial matches value, slope and curvature of the exponentials at \\|alpha\\| = 1
-    (pyhf.interpolators.code4; HistFactory's PolyExp).
-    """
-    coefficients = np.zeros((len(low), 8))
-    if not len(low):
-        return coefficients
-    log_low, log_high = np.log(low), np.log(high)
-    coefficients[:, 6], coefficients[:, 7] = log_high, log_low
-    if code == 4:
-        powers = np.arange(1, 7)
-        conditions = np.array(
-            [
-                np.ones(6), (-1.0) ** powers,
-                powers, powers * (-1.0) ** (powers - 1),
-                powers * (powers - 1), powers * (powers - 1) * (-1.0) ** powers,
-            ]
-        )  # fmt: skip
-        values = np.array(
-            [
-                high - 1, low - 1,
-                high * log_high, -low * log_low,
-                high * log_high**2, low * log_low**2,
-            ]
-        )  # fmt: skip
-        coefficients[:, :6] = np.linalg.solve(conditions, values).T
-    return coefficients
+    """(n_norms, 8): the six coefficients of code 4 (zero for code 1), then log hi, log lo."""
+    polynomial = code4_coefficients(low, high) if code == 4 else np.zeros((len(low), 6))
+    return np.column_stack([polynomial, np.log(high), np.log(low)])
