@@ -1,0 +1,132 @@
+r"""Asymptotic p-values: brackets for scans, and a number to hold the toys against.
+
+All follow from :math:`\sqrt{q}` of the data and :math:`\sqrt{q_A}` of the *Asimov* data, the
+expectation of the background-only model.
+
+References
+----------
+G. Cowan et al., Eur. Phys. J. C 71 (2011) 1554; pyhf.infer.calculators.AsymptoticCalculator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite, nan, sqrt
+from statistics import NormalDist
+from typing import TYPE_CHECKING
+
+from hepdask_ml.inference.pvalues import BANDS
+
+if TYPE_CHECKING:
+    from hepdask_ml.inference.statistics import TestStatistic
+
+_NORMAL = NormalDist()
+
+
+@dataclass(frozen=True, slots=True)
+class Asymptotic:
+    """An observed number and the five expected ones, from asymptotic formulae; nan if undefined."""
+
+    observed: float
+    expected: tuple[float, ...]
+
+
+def asymptotic_cls(kind: TestStatistic, q: float, q_asimov: float) -> Asymptotic:
+    """Give CLs by the asymptotic formulae.
+
+    Parameters
+    ----------
+    kind : {"q", "qtilde", "t"}
+        Test statistic.
+    q : float
+        Its observed value.
+    q_asimov : float
+        Its value on the Asimov data of the background-only model.
+
+    Returns
+    -------
+    Asymptotic
+        CLs observed and expected; nan where the Asimov data do not tell the hypotheses apart.
+    """
+    if not q_asimov > 0.0:
+        return Asymptotic(nan, (nan,) * len(BANDS))
+    root, shift = sqrt(q), sqrt(q_asimov)
+    if kind == "t":
+        expected = tuple(_two_sided_cls(_two_sided_root(band, shift), shift) for band in BANDS)
+        return Asymptotic(_two_sided_cls(root, shift), expected)
+    distance = root - shift
+    if kind == "qtilde" and root > shift:
+        distance = (q - q_asimov) / (2.0 * shift)
+    return Asymptotic(
+        _one_sided_cls(distance, shift), tuple(_one_sided_cls(-band, shift) for band in BANDS)
+    )
+
+
+def asymptotic_discovery(q0: float) -> tuple[float, float]:
+    """Give p-value and significance of an excess (eqs. 52 and 53).
+
+    Parameters
+    ----------
+    q0 : float
+        Observed test statistic.
+
+    Returns
+    -------
+    p_value, significance : float
+        The significance in standard deviations, one-sided.
+    """
+    return _tail(sqrt(q0)), sqrt(q0)
+
+
+def _tail(z: float) -> float:
+    return _NORMAL.cdf(-z)
+
+
+def _one_sided_cls(distance: float, shift: float) -> float:
+    """CLs where the statistic lies ``distance`` standard deviations from its background median."""
+    clb = _tail(distance)
+    return _tail(distance + shift) / clb if clb > 0.0 else nan
+
+
+def _two_sided_cls(root: float, shift: float) -> float:
+    """CLs of t_mu, whose root is |z| with signal and |z + shift| without (eq. 35)."""
+    clb = _two_sided_clb(root, shift)
+    return 2.0 * _tail(root) / clb if clb > 0.0 else nan
+
+
+def _two_sided_clb(root: float, shift: float) -> float:
+    return _tail(root + shift) + _tail(root - shift)
+
+
+def _two_sided_root(band: int, shift: float) -> float:
+    """Root of t_mu that a share of background-only experiments exceeds: by bisection."""
+    share = _NORMAL.cdf(band)
+    low, high = 0.0, shift + 10.0
+    for _ in range(80):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if _two_sided_clb(middle, shift) > share else (low, middle)
+    return 0.5 * (low + high)
+
+
+def crossing_of(scan: list[float], cls: list[float], level: float) -> float:
+    """Give the last value of a scan where a curve falls below a level, nan if it does not.
+
+    Parameters
+    ----------
+    scan : list of float
+        Rising values of the parameter of interest.
+    cls : list of float
+        The curve there.
+    level : float
+        The level.
+
+    Returns
+    -------
+    float
+        By linear interpolation.
+    """
+    for i in range(len(scan) - 1, 0, -1):
+        above, below = cls[i - 1], cls[i]
+        if isfinite(above) and isfinite(below) and above >= level > below:
+            return scan[i - 1] + (scan[i] - scan[i - 1]) * (above - level) / (above - below)
+    return nan

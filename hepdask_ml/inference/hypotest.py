@@ -1,0 +1,561 @@
+"""Hypothesis tests at one value of the parameter of interest, from toys.
+
+The procedure is that of the LHC experiments: nuisance parameters are fitted to the observed data
+under each hypothesis, toys are thrown from both, main and auxiliary data alike, and the test
+statistic of the data is looked up among theirs.  `upper_limit` repeats it along a scan; `discovery`
+asks the background-only hypothesis alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite, nan
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hepdask_ml.errors import HepdaskError, InputError, late
+from hepdask_ml.inference.asymptotics import Asymptotic, asymptotic_cls, asymptotic_discovery
+from hepdask_ml.inference.pvalues import BANDS, Measured, cls_value, expected_cls, p_value
+from hepdask_ml.inference.statistics import bounded, checked_test_statistic, test_statistic
+from hepdask_ml.inference.toys import ToyResults, ToySettings, Unit, evaluate, worse_status
+from hepdask_ml.likelihood.compile import compile_model
+from hepdask_ml.likelihood.fit import DEFAULT_STARTS, FitPairs, FitStatus, converged, fit_pair
+from hepdask_ml.likelihood.model import CompiledModel, observed
+from hepdask_ml.likelihood.rates import expected_data, expected_rates
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from hepdask_ml.inference.statistics import TestStatistic
+    from hepdask_ml.inference.toys import Progress
+
+    Floats = NDArray[np.float64]
+
+DEFAULT_TOYS = 10_000
+LIMIT_STATISTICS = ("qtilde", "q", "t")
+
+_FEW_TOYS = 20.0
+"""Background-only toys beyond a band below which its error is no longer to be trusted."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HypoTest:
+    """The test of one value of the parameter of interest.
+
+    Attributes
+    ----------
+    poi : str
+        Name of the parameter of interest.
+    mu : float
+        Value tested.
+    test_statistic : str
+        ``"qtilde"``, ``"q"`` or ``"t"``.
+    seed : int
+        Seed of the toys.
+    q_observed, poi_hat : float
+        Test statistic of the data, and their best-fit value.
+    clsb, clb, cls : Measured
+        CLs+b, CLb and CLs.
+    expected : tuple of Measured
+        CLs expected without a signal, one for each of `BANDS`.
+    asymptotic : Asymptotic
+        CLs by asymptotic formulae.
+    toys_sb, toys_b : ToyResults
+        Every toy thrown with and without the signal, those that did not converge too.
+    warnings : tuple of str
+        What the reader should know.
+    """
+
+    poi: str
+    mu: float
+    test_statistic: str
+    seed: int
+    q_observed: float
+    poi_hat: float
+    clsb: Measured
+    clb: Measured
+    cls: Measured
+    expected: tuple[Measured, ...]
+    asymptotic: Asymptotic
+    toys_sb: ToyResults
+    toys_b: ToyResults
+    warnings: tuple[str, ...]
+
+    @property
+    def n_sb(self) -> int:
+        """Toys counted under signal plus background."""
+        return int(self.toys_sb.converged.sum())
+
+    @property
+    def n_b(self) -> int:
+        """Toys counted under background only."""
+        return int(self.toys_b.converged.sum())
+
+    @property
+    def unconverged(self) -> int:
+        """Toys left out because a fit did not converge."""
+        return len(self.toys_sb.q) + len(self.toys_b.q) - self.n_sb - self.n_b
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the test as a JSON document: numbers or null, never nan.
+
+        Returns
+        -------
+        dict
+            One entry of ``points`` in ``limit.json``.
+        """
+        return {
+            "poi": self.mu,
+            "q_observed": number(self.q_observed),
+            "observed": {
+                "clsb": number(self.clsb.value),
+                "clb": number(self.clb.value),
+                "cls": number(self.cls.value),
+                "cls_error": number(self.cls.error),
+            },
+            "expected": {
+                str(band): {"cls": number(cls.value), "cls_error": number(cls.error)}
+                for band, cls in zip(BANDS, self.expected, strict=True)
+            },
+            "asymptotic": {
+                "observed": number(self.asymptotic.observed),
+                "expected": [number(cls) for cls in self.asymptotic.expected],
+            },
+            "toys": {"sb": self.n_sb, "b": self.n_b},
+            "unconverged": self.unconverged,
+        }
+
+    def plot(self) -> Any:
+        """Draw the distributions of the test statistic.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            Both hypotheses, the observed value and the asymptotic curves.
+        """
+        return late("ui.plots").test_statistic(self)
+
+    def _repr_html_(self) -> str:
+        return str(late("ui.show").hypotest_html(self))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Discovery:
+    """The test of the background-only hypothesis for an excess.
+
+    Attributes
+    ----------
+    poi : str
+        Name of the parameter of interest.
+    seed : int
+        Seed of the toys.
+    q0, poi_hat : float
+        Test statistic of the data, and their best-fit value.
+    p_value, significance : Measured
+        From toys; the significance in standard deviations, one-sided.  Where no toy reaches the
+        data the significance is undefined and ``p_value`` holds the error of a count of one.
+    asymptotic_p_value, asymptotic_significance : float
+        The same by asymptotic formulae.
+    toys : ToyResults
+        Background-only toys.
+    warnings : tuple of str
+        What the reader should know.
+    """
+
+    poi: str
+    seed: int
+    q0: float
+    poi_hat: float
+    p_value: Measured
+    significance: Measured
+    asymptotic_p_value: float
+    asymptotic_significance: float
+    toys: ToyResults
+    warnings: tuple[str, ...]
+
+    def _repr_html_(self) -> str:
+        return str(late("ui.show").discovery_html(self))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Experiment:
+    """A model with its observed data, prepared for tests with one test statistic.
+
+    Attributes
+    ----------
+    model : CompiledModel
+        The model, bounded as the test statistic asks, with its observed data.
+    kind : str
+        Test statistic.
+    null : (n_pars,) float array
+        Conditional fit to the data at POI 0, from which background-only toys are thrown.
+    asimov : (1, n_data) float array
+        Expected data there.
+    starts : int
+        Fits at most in each round of the search for the lowest minimum.
+    """
+
+    model: CompiledModel
+    kind: TestStatistic
+    null: Floats
+    asimov: Floats
+    starts: int
+
+    def pairs(self, data: Floats, mu: float) -> FitPairs:
+        """Fit one data set at ``mu`` and freely; it has to converge."""
+        found = fit_pair(self.model, data, mu, starts=self.starts, init=self.null)
+        status = worse_status(found)
+        if not converged(status).all():
+            raise HepdaskError(
+                f"the fit of {self.model.poi_name} = {mu:g} to the observed or expected data did "
+                f"not converge ({FitStatus(int(status[0])).sentence}): check the model there"
+            )
+        return found
+
+    def observed(self, mu: float) -> FitPairs:
+        """Both fits of the observed data."""
+        return self.pairs(observed(self.model), mu)
+
+    def asymptotic(self, mu: float) -> Asymptotic:
+        """CLs at ``mu`` by asymptotic formulae."""
+        q = test_statistic(self.kind, self.observed(mu))[0]
+        q_asimov = test_statistic(self.kind, self.pairs(self.asimov, mu))[0]
+        return asymptotic_cls(self.kind, float(q), float(q_asimov))
+
+
+def hypotest(  # noqa: PLR0913 - options, all keyword-only
+    model: Any,
+    data: Sequence[float] | Floats | None = None,
+    mu: float = 1.0,
+    *,
+    toys: int = DEFAULT_TOYS,
+    test_statistic: str = "qtilde",
+    seed: int = 1,
+    starts: int = DEFAULT_STARTS,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> HypoTest:
+    """Test whether a signal of strength ``mu`` is excluded, with toys.
+
+    Parameters
+    ----------
+    model : CompiledModel, pyhf.Model, dict, str or Path
+        The model, or whatever `compile_model` takes.
+    data : (n_data,) sequence of float, optional
+        Observed main and auxiliary data in pyhf's order; the workspace's if not given.
+    mu : float
+        Value of the parameter of interest.
+    toys : int
+        Toys of each hypothesis.
+    test_statistic : {"qtilde", "q", "t"}
+        Test statistic.
+    seed : int
+        Equal seeds give equal toys, whatever the number of threads.
+    starts : int
+        Fits at most in each round of the search for the lowest minimum.
+    threads : int, optional
+        Threads to use; all processors of this process if not given.
+    progress : Progress, optional
+        Is told how far the toys are.
+
+    Returns
+    -------
+    HypoTest
+        CLs observed and expected, with Monte-Carlo errors and asymptotic numbers beside.
+
+    Raises
+    ------
+    InputError
+        If the model, the data or a setting is wrong.
+    HepdaskError
+        If a fit to the observed data does not converge.
+
+    Examples
+    --------
+    >>> test = hypotest("examples/workspace.json", mu=2.0, toys=500)
+    >>> 0.0 <= test.cls.value <= 1.0
+    True
+    """
+    experiment = prepare(model, data, test_statistic, starts)
+    settings = ToySettings(toys, seed, starts, threads, progress)
+    if progress is not None:
+        progress.plan(2 * toys)
+    return test_point(experiment, mu, settings)
+
+
+def discovery(
+    model: Any,
+    data: Sequence[float] | Floats | None = None,
+    *,
+    toys: int = DEFAULT_TOYS,
+    seed: int = 1,
+    starts: int = DEFAULT_STARTS,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Discovery:
+    """Test the background-only hypothesis for an excess, with toys of q0.
+
+    Parameters
+    ----------
+    model, data, toys, seed, starts, threads, progress
+        As in `hypotest`.
+
+    Returns
+    -------
+    Discovery
+        p-value and significance.
+
+    Raises
+    ------
+    InputError
+        If the model, the data or a setting is wrong.
+    HepdaskError
+        If a fit to the observed data does not converge.
+
+    References
+    ----------
+    G. Cowan et al., Eur. Phys. J. C 71 (2011) 1554, eqs. 12 and 52.
+    """
+    experiment = prepare(model, data, "q0", starts)
+    settings = ToySettings(toys, seed, starts, threads, progress)
+    if progress is not None:
+        progress.plan(toys)
+    found = experiment.observed(0.0)
+    q0 = float(test_statistic("q0", found)[0])
+    unit = Unit("mu=0.0/b", experiment.null)
+    [results] = evaluate(experiment.model, [unit], 0.0, "q0", settings)
+    p = p_value(results.counted, q0)
+    asymptotic_p, asymptotic_z = asymptotic_discovery(q0)
+    warnings = _toy_warnings(experiment.model, [unit], [results])
+    if p.value == 0.0:
+        warnings = (*warnings, f"none of {len(results.counted)} toys reaches the data: throw more")
+    return Discovery(
+        poi=str(experiment.model.poi_name),
+        seed=seed,
+        q0=q0,
+        poi_hat=float(found.poi_hat[0]),
+        p_value=p,
+        significance=significance(p),
+        asymptotic_p_value=asymptotic_p,
+        asymptotic_significance=asymptotic_z,
+        toys=results,
+        warnings=warnings,
+    )
+
+
+def prepare(
+    model: Any, data: Sequence[float] | Floats | None, kind: str, starts: int
+) -> Experiment:
+    """Compile, check and fit what every test of a data set needs.
+
+    Parameters
+    ----------
+    model, data, starts
+        As in `hypotest`.
+    kind : str
+        Test statistic.
+
+    Returns
+    -------
+    Experiment
+        The prepared model.
+
+    Raises
+    ------
+    InputError
+        If something is wrong with them, or the model has no parameter of interest.
+    HepdaskError
+        If the background-only fit does not converge.
+    """
+    chosen = checked_test_statistic(kind, ("q0",) if kind == "q0" else LIMIT_STATISTICS)
+    compiled = bounded(compile_model(model, data=data), chosen)
+    if compiled.poi_index < 0:
+        raise InputError("the model has no parameter of interest: name one with poi=")
+    # pyhf.infer.calculators: q0 asks how expected an excess of a signal of strength one is.
+    null = compiled.fit(observed(compiled), poi=checked_poi(compiled, 0.0), starts=starts)
+    if not null.converged[0]:
+        raise HepdaskError(
+            "the background-only fit to the data did not converge "
+            f"({FitStatus(int(null.status[0])).sentence}): check the model"
+        )
+    asimov = expected_data(compiled, null.pars)
+    asimov[:, : compiled.n_main] = np.maximum(asimov[:, : compiled.n_main], 0.0)
+    return Experiment(compiled, chosen, null.pars[0], asimov, starts)
+
+
+def test_point(experiment: Experiment, mu: float, settings: ToySettings) -> HypoTest:
+    """Test one value of the parameter of interest.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The prepared model.
+    mu : float
+        Value to be tested.
+    settings : ToySettings
+        How many toys, from which seed, and how.
+
+    Returns
+    -------
+    HypoTest
+        The test.
+
+    Raises
+    ------
+    InputError
+        If ``mu`` is not finite or lies outside the bounds.
+    HepdaskError
+        If a fit to the observed data does not converge.
+    """
+    model, kind = experiment.model, experiment.kind
+    mu = checked_poi(model, mu)
+    found = experiment.observed(mu)
+    q = float(test_statistic(kind, found)[0])
+    signal = model.fit(observed(model), poi=mu, starts=experiment.starts, init=experiment.null)
+    units = [Unit(f"mu={mu!r}/sb", signal.pars[0]), Unit(f"mu={mu!r}/b", experiment.null)]
+    toys_sb, toys_b = evaluate(model, units, mu, kind, settings)
+    clsb, clb = p_value(toys_sb.counted, q), p_value(toys_b.counted, q)
+    return HypoTest(
+        poi=str(model.poi_name),
+        mu=mu,
+        test_statistic=kind,
+        seed=settings.seed,
+        q_observed=q,
+        poi_hat=float(found.poi_hat[0]),
+        clsb=clsb,
+        clb=clb,
+        cls=cls_value(clsb, clb),
+        expected=expected_cls(toys_sb.counted, toys_b.counted),
+        asymptotic=experiment.asymptotic(mu),
+        toys_sb=toys_sb,
+        toys_b=toys_b,
+        warnings=(
+            *model.warnings,
+            *_statistic_warnings(model, kind),
+            *_toy_warnings(model, units, [toys_sb, toys_b]),
+            *_tail_warnings(clb, len(toys_b.counted)),
+        ),
+    )
+
+
+test_point.__test__ = False  # type: ignore[attr-defined]  # no test of pytest's
+
+
+def checked_poi(model: CompiledModel, mu: float) -> float:
+    """Check a value of the parameter of interest against its bounds.
+
+    Parameters
+    ----------
+    model : CompiledModel
+        A model with a parameter of interest.
+    mu : float
+        The value.
+
+    Returns
+    -------
+    float
+        The same.
+
+    Raises
+    ------
+    InputError
+        If it is not finite or lies outside.
+    """
+    low, high = model.lower[model.poi_index], model.upper[model.poi_index]
+    if not isfinite(mu) or not low <= mu <= high:
+        raise InputError(
+            f"{model.poi_name} = {mu:g} cannot be tested: the bounds of the parameter are {low:g} "
+            f"and {high:g}, change them in the measurement"
+        )
+    return float(mu)
+
+
+def significance(p: Measured) -> Measured:
+    """Turn a one-sided p-value into standard deviations.
+
+    Parameters
+    ----------
+    p : Measured
+        The p-value.
+
+    Returns
+    -------
+    Measured
+        The significance and its error; undefined for a p-value of 0 or 1.
+    """
+    if not 0.0 < p.value < 1.0:
+        return Measured(nan, nan)
+    normal = NormalDist()
+    z = -normal.inv_cdf(p.value)
+    return Measured(z, p.error / normal.pdf(z))
+
+
+def number(value: float) -> float | None:
+    """Give a number as JSON can hold it: null in place of nan and infinity.
+
+    Parameters
+    ----------
+    value : float
+        The number.
+
+    Returns
+    -------
+    float or None
+        The same, or None.
+    """
+    return value if isfinite(value) else None
+
+
+def _statistic_warnings(model: CompiledModel, kind: str) -> tuple[str, ...]:
+    if kind == "q" and model.lower[model.poi_index] >= 0.0:
+        return (
+            f"{model.poi_name} is bounded at {model.lower[model.poi_index]:g}, where q is q-tilde: "
+            "lower the bound in the measurement, or use qtilde",
+        )
+    return ()
+
+
+def _toy_warnings(
+    model: CompiledModel, units: Sequence[Unit], results: Sequence[ToyResults]
+) -> tuple[str, ...]:
+    rates = [expected_rates(model, unit.pars) for unit in units]
+    if any((rate < 0.0).any() for rate in rates):
+        floored = ("toys are thrown from a negative expected rate, which counts as zero",)
+        return (*floored, *unconverged_warning(results))
+    return unconverged_warning(results)
+
+
+def unconverged_warning(results: Sequence[ToyResults]) -> tuple[str, ...]:
+    """Tell how many toys are left out, and why.
+
+    Parameters
+    ----------
+    results : sequence of ToyResults
+        The toys.
+
+    Returns
+    -------
+    tuple of str
+        One sentence, or none.
+    """
+    lost = np.concatenate([result.status[~result.converged] for result in results])
+    if not len(lost):
+        return ()
+    kinds, counts = np.unique(lost, return_counts=True)
+    reason = FitStatus(int(kinds[np.argmax(counts)])).sentence
+    thrown = sum(len(result.q) for result in results)
+    return (f"{len(lost)} of {thrown} toys did not converge and are left out: mostly, {reason}",)
+
+
+def _tail_warnings(clb: Measured, n_b: int) -> tuple[str, ...]:
+    warnings = []
+    if n_b * NormalDist().cdf(-2.0) < _FEW_TOYS:
+        needed = round(_FEW_TOYS / NormalDist().cdf(-2.0) / 100.0 + 0.5) * 100
+        warnings.append(f"{n_b} toys are too few for the -2 sigma band: throw {needed} or more")
+    if clb.value == 0.0:
+        warnings.append("no background-only toy reaches the data somewhere: CLs is undefined there")
+    return tuple(warnings)

@@ -1,0 +1,251 @@
+"""Pseudo-experiments, *toys*: thrown, fitted twice, and reduced to a test statistic.
+
+Main data fluctuate about their expectation and so do auxiliary data, as in the procedure of the
+LHC experiments and in pyhf's toy calculator.  A toy belongs to a *unit*, which names the hypothesis
+that it is thrown from and the value of the parameter of interest that is tested.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from hepdask_ml.errors import InputError
+from hepdask_ml.inference.statistics import test_statistic
+from hepdask_ml.likelihood.fit import (
+    DEFAULT_STARTS,
+    available_processors,
+    converged,
+    fit_pair,
+)
+from hepdask_ml.likelihood.rates import expected_data
+from hepdask_ml.seeds import MICRO_BATCH, stream
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from hepdask_ml.inference.statistics import TestStatistic
+    from hepdask_ml.likelihood.fit import FitPairs
+    from hepdask_ml.likelihood.model import CompiledModel
+
+    Floats = NDArray[np.float64]
+
+LARGEST_RATE = 1e15
+"""Counts above are not drawn exactly any more: doubles end to hold every integer soon after."""
+
+
+class Progress(Protocol):
+    """Who wants to know how far the toys are; called from one thread only."""
+
+    def plan(self, total: int) -> None:
+        """Take the number of toys to be evaluated; a later call corrects it."""
+
+    def advance(self, toys: int) -> None:
+        """Take the number of toys done since the last call."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ToyResults:
+    """What is kept of each toy.
+
+    Attributes
+    ----------
+    q : (n_toys,) float array
+        Test statistic.
+    poi_hat : (n_toys,) float array
+        Best-fit parameter of interest.
+    status : (n_toys,) int8 array
+        `hepdask_ml.likelihood.fit.FitStatus` of the worse of its two fits.
+    """
+
+    q: Floats
+    poi_hat: Floats
+    status: NDArray[np.int8]
+
+    @property
+    def converged(self) -> NDArray[np.bool_]:
+        """(n_toys,) bool array: toys of which both fits converged."""
+        return converged(self.status)
+
+    @property
+    def counted(self) -> Floats:
+        """(n_converged,) float array: test statistics of the toys that count."""
+        return self.q[self.converged]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Unit:
+    """Toys of one hypothesis.
+
+    Attributes
+    ----------
+    name : str
+        Addresses the random streams.
+    pars : (n_pars,) float array
+        What they are thrown from, and where their fits start: the conditional fit to the observed
+        data.
+    """
+
+    name: str
+    pars: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class ToySettings:
+    """How toys are made and fitted; the first three decide what comes out.
+
+    Attributes
+    ----------
+    toys : int
+        Toys of each unit.
+    seed : int
+        The user's seed.
+    starts : int
+        Fits at most in each round of the search for the lowest minimum.
+    threads : int or None
+        Threads to use; all processors of this process if None.
+    progress : Progress or None
+        Is told of every chunk that is done.
+    """
+
+    toys: int
+    seed: int = 1
+    starts: int = DEFAULT_STARTS
+    threads: int | None = None
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        if self.toys < 1:
+            raise InputError(f"{self.toys} toys were asked for: at least one is needed")
+        if self.threads is not None and self.threads < 1:
+            raise InputError(f"{self.threads} threads were asked for: at least one is needed")
+
+
+def throw(
+    model: CompiledModel, pars: Floats, *, seed: int, unit: str, start: int, stop: int
+) -> Floats:
+    """Throw the toys ``start`` to ``stop`` of a unit.
+
+    Parameters
+    ----------
+    model : CompiledModel
+        The model.
+    pars : (n_pars,) float array
+        Parameters that they are thrown from.
+    seed, unit
+        The random stream.
+    start, stop : int
+        Half-open range of toys.
+
+    Returns
+    -------
+    (stop - start, n_data) float array
+        Main and auxiliary data.  A negative expected rate counts as zero.
+
+    Raises
+    ------
+    InputError
+        If an expected rate is not finite or too large to be drawn.
+    """
+    expected = expected_data(model, pars)[0]
+    normal = np.flatnonzero(model.constraint == 1)
+    poisson = np.flatnonzero(model.constraint == 2)
+    counts = np.concatenate([np.arange(model.n_main), model.aux_index[poisson]])
+    if not (expected[counts] < LARGEST_RATE).all():
+        place = int(counts[np.argmax(~(expected[counts] < LARGEST_RATE))])
+        raise InputError(
+            f"toys cannot be thrown: datum {place} is expected at {expected[place]:g}, and rates "
+            f"must be finite and below {LARGEST_RATE:g}"
+        )
+    rates = np.maximum(expected[counts], 0.0)
+    means, widths = pars[normal], model.sigma[normal]
+    first = start // MICRO_BATCH
+    data = np.empty((-(-(stop - first * MICRO_BATCH) // MICRO_BATCH) * MICRO_BATCH, model.n_data))
+    for at in range(0, len(data), MICRO_BATCH):
+        rng = stream(seed, unit, first + at // MICRO_BATCH)
+        rows = data[at : at + MICRO_BATCH]
+        rows[:, counts] = rng.poisson(rates, (MICRO_BATCH, len(rates)))
+        rows[:, model.aux_index[normal]] = rng.normal(means, widths, (MICRO_BATCH, len(means)))
+    return data[start - first * MICRO_BATCH : stop - first * MICRO_BATCH]
+
+
+def evaluate(
+    model: CompiledModel,
+    units: Sequence[Unit],
+    poi: float,
+    kind: TestStatistic,
+    settings: ToySettings,
+) -> list[ToyResults]:
+    """Throw and fit the toys of some units, side by side in threads.
+
+    Parameters
+    ----------
+    model : CompiledModel
+        The model.
+    units : sequence of Unit
+        The hypotheses.
+    poi : float
+        Value of the parameter of interest that is tested.
+    kind : {"q0", "q", "qtilde", "t"}
+        Test statistic.
+    settings : ToySettings
+        How many toys, from which seed, and how.
+
+    Returns
+    -------
+    list of ToyResults
+        One for each unit; the same whatever the number of threads.
+
+    Raises
+    ------
+    InputError
+        If a rate cannot be drawn.
+    """
+    toys, starts = settings.toys, settings.starts
+    results = [ToyResults(np.empty(toys), np.empty(toys), np.empty(toys, np.int8)) for _ in units]
+    chunks = [
+        (unit, result, slice(at, min(at + MICRO_BATCH, toys)))
+        for unit, result in zip(units, results, strict=True)
+        for at in range(0, toys, MICRO_BATCH)
+    ]
+
+    def work(chunk: tuple[Unit, ToyResults, slice]) -> int:
+        unit, result, rows = chunk
+        data = throw(
+            model, unit.pars, seed=settings.seed, unit=unit.name, start=rows.start, stop=rows.stop
+        )
+        pairs = fit_pair(model, data, poi, starts=starts, init=unit.pars, threads=1)
+        result.q[rows] = test_statistic(kind, pairs)
+        result.poi_hat[rows] = pairs.poi_hat
+        result.status[rows] = worse_status(pairs)
+        return len(data)
+
+    pool = ThreadPoolExecutor(settings.threads or available_processors())
+    try:
+        for done in pool.map(work, chunks):
+            if settings.progress is not None:
+                settings.progress.advance(done)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return results
+
+
+def worse_status(pairs: FitPairs) -> NDArray[np.int8]:
+    """Give the status of the worse of the two fits.
+
+    Parameters
+    ----------
+    pairs : FitPairs
+        Both fits.
+
+    Returns
+    -------
+    (n_toys,) int8 array
+        The fixed fit's status where that failed, the free fit's otherwise.
+    """
+    return np.where(converged(pairs.status_fixed), pairs.status_free, pairs.status_fixed)
