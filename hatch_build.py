@@ -51,7 +51,9 @@ class EngineBuildHook(BuildHookInterface[Any]):
         library = native / f"libengine{SUFFIX}"
         build_library(native, library)
         build_data["pure_python"] = False
-        build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
+        build_data["tag"] = (
+            f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
+        )
         build_data["artifacts"].append(str(NATIVE / library.name))
 
 
@@ -62,16 +64,34 @@ def build_library(native: Path, library: Path) -> None:
     if not is_x86:
         variants: dict[str, list[str]] = {"base": []}
     elif "ziglang" in compiler:
-        variants = {name: [f.replace("-march=x86-64-", "-mcpu=x86_64_") for f in flags] for name, flags in X86_VARIANTS.items()}
+        variants = {
+            name: [f.replace("-march=x86-64-", "-mcpu=x86_64_") for f in flags]
+            for name, flags in X86_VARIANTS.items()
+        }
     else:
         variants = X86_VARIANTS
     with tempfile.TemporaryDirectory() as scratch:
         units = [
-            [*FLAGS, *flags, f"-DENGINE=engine_{name}", "-c", str(native / "engine.cpp"), "-o", f"{scratch}/{name}.o"]
+            [
+                *FLAGS,
+                *flags,
+                f"-DENGINE=engine_{name}",
+                "-c",
+                str(native / "engine.cpp"),
+                "-o",
+                f"{scratch}/{name}.o",
+            ]
             for name, flags in variants.items()
         ]
         units.append(
-            [*FLAGS, *(["-DHAS_X86_VARIANTS"] if is_x86 else []), "-c", str(native / "dispatch.cpp"), "-o", f"{scratch}/dispatch.o"]
+            [
+                *FLAGS,
+                *(["-DHAS_X86_VARIANTS"] if is_x86 else []),
+                "-c",
+                str(native / "dispatch.cpp"),
+                "-o",
+                f"{scratch}/dispatch.o",
+            ]
         )
         with ThreadPoolExecutor() as pool:
             list(pool.map(lambda unit: run([*compiler, *unit]), units))
@@ -84,4 +104,6 @@ def run(command: list[str]) -> None:
     """Run one compiler command; its own words are the error."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"compiling the likelihood engine failed: {shlex.join(command)}\n{done.stderr}")
+        raise SystemExit(
+            f"compiling the likelihood engine failed: {shlex.join(command)}\n{done.stderr}"
+        )
