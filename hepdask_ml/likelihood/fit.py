@@ -37,8 +37,11 @@ if TYPE_CHECKING:
 DEFAULT_STARTS = 8
 """Fits of one data set in one round of the search; few data sets need more than one."""
 
+DISTINCT = 1e-4
+RUNNER_UP = 1.0
+"""-ln L above the best that a minimum of the fixed fit may lie to be tried in the free one."""
+
 MAX_ROUNDS = 4
-HARD = 12
 CHUNK = 512
 SAME_MINIMUM = 1e-7
 """Minima whose -ln L differ by less are taken for the same."""
@@ -237,9 +240,9 @@ def fit_pair(
         part = data[rows]
         at_poi = _Problem(lowered, part, held, starts)
         anywhere = _Problem(lowered, part, np.nan, starts)
-        fixed = _lowest(at_poi, _repeated(start, len(part))).minima
-        found = _lowest(anywhere, fixed.pars)
-        free = found.minima
+        at = _lowest(at_poi, _repeated(start, len(part)))
+        found = _lowest(anywhere, at.minima.pars, at.runners_up)
+        fixed, free = at.minima, found.minima
         improved = _refit(at_poi, fixed, np.flatnonzero(found.moved), free.pars)
         _refit(anywhere, free, improved, fixed.pars)
         terms = data_terms(model, part)
@@ -275,54 +278,62 @@ class _Problem:
     def minima(self, rows: NDArray[np.int64], start: Floats) -> Minima:
         return minimise(self.lowered, self.data, rows, start, np.full(len(rows), self.poi))
 
-    def beside(self, rows: NDArray[np.int64], pars: Floats) -> tuple[NDArray[np.int64], Floats]:
-        """Points in other basins along one parameter, and which of the rows each belongs to."""
+    def beside(self, rows: NDArray[np.int64], pars: Floats) -> _Starts:
+        """Points in other basins than the minima ``pars``."""
         poi = np.full(len(rows), self.poi)
-        return other_starts(self.lowered, self.data, rows, pars, poi, self.starts - 1)
+        index, points = other_starts(self.lowered, self.data, rows, pars, poi, self.starts - 1)
+        return _Starts(rows[index], points)
 
-    def afar(self, rows: NDArray[np.int64], pars: Floats) -> tuple[NDArray[np.int64], Floats]:
-        """Points that differ in many parameters at once, for the rows whose likelihood is hard."""
-        arrays = self.lowered.arrays
-        x = pars[rows]
-        aux = np.where(arrays["par_kind"] == 1, self.data[rows][:, arrays["par_aux"]], x)
-        points = [aux, 2 * aux - x]
-        free = (arrays["par_kind"] == 0) & (arrays["par_lower"] < arrays["par_upper"])
-        for par in np.flatnonzero(free):
-            if par == self.lowered.record.poi and np.isfinite(self.poi):
-                continue
-            for value in (arrays["par_lower"][par], 0.3 * x[:, par], 2.0 * x[:, par] + 0.5):
-                point = x.copy()
-                point[:, par] = value
-                points.append(point)
-        return np.tile(rows, len(points)), np.concatenate(points)
+
+@dataclass(frozen=True, slots=True)
+class _Starts:
+    """Where to fit from: ``pars[i]`` is a point for data set ``rows[i]``."""
+
+    rows: NDArray[np.int64]
+    pars: Floats
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """The lowest minima of a chunk, and which rows left the basin of their first fit."""
+    """The lowest minima of a chunk, which rows left their first basin, and minima hardly higher."""
 
     minima: Minima
     moved: NDArray[np.bool_]
+    runners_up: _Starts
 
 
-def _lowest(problem: _Problem, start: Floats) -> _Found:
-    """Fit from ``start``, then from every promising basin beside, until none is lower."""
-    every = np.arange(len(problem.data))
-    best = problem.minima(every, start)
-    moved = np.zeros(len(every), bool)
-    hard = best.iterations > HARD
-    rows = every
+def _lowest(problem: _Problem, start: Floats, also: _Starts | None = None) -> _Found:
+    """Fit from ``start``, then from ``also`` and promising basins beside, until none is lower."""
+    rows = np.arange(len(problem.data))
+    best = problem.minima(rows, start)
+    moved = np.zeros(len(rows), bool)
+    tried, found = [rows], [best.copy()]
     for _ in range(MAX_ROUNDS if problem.starts > 1 else 0):
-        index, points = problem.beside(rows, best.pars[rows])
-        far_index, far_points = problem.afar(rows[hard[rows]], best.pars)
-        tried = np.concatenate([rows[index], far_index])
-        if not len(tried):
+        beside = problem.beside(rows, best.pars[rows])
+        if also is not None and len(tried) == 1:
+            beside = _Starts(
+                np.concatenate([beside.rows, also.rows]), np.concatenate([beside.pars, also.pars])
+            )
+        if not len(beside.rows):
             break
-        rows = _take_lower(best, tried, problem.minima(tried, np.concatenate([points, far_points])))
+        tried.append(beside.rows)
+        found.append(problem.minima(beside.rows, beside.pars))
+        rows = _take_lower(best, tried[-1], found[-1])
         moved[rows] = True
         if not len(rows):
             break
-    return _Found(best, moved)
+    return _Found(best, moved, _runners_up(best, np.concatenate(tried), found))
+
+
+def _runners_up(best: Minima, rows: NDArray[np.int64], found: list[Minima]) -> _Starts:
+    """Minima other than the best of their row and not much higher, each once."""
+    nll = np.concatenate([minima.nll for minima in found])
+    gap = nll - best.nll[rows]
+    near = np.flatnonzero((gap > DISTINCT) & (gap < RUNNER_UP))
+    key = np.column_stack([rows[near], np.round(nll[near] / DISTINCT)])
+    near = near[np.unique(key, axis=0, return_index=True)[1]]
+    pars = np.concatenate([minima.pars for minima in found])
+    return _Starts(rows[near], pars[near])
 
 
 def _refit(

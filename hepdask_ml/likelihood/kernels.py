@@ -37,6 +37,10 @@ MAX_ITERATIONS = 400
 THRESHOLD = 1.0
 """Highest -ln L above the minimum, as predicted for another basin, that is worth a fit."""
 
+REACH = 4.0
+"""Rise of -ln L, as predicted, on the way to its lower bound below which a free parameter is tried
+there and on its other side: 2.8 standard deviations."""
+
 CURVED = 0.2
 """Share of even to odd response above which a parameter is searched for a second minimum."""
 
@@ -89,6 +93,16 @@ class Minima:
     status: NDArray[np.int8]
     iterations: NDArray[np.int32]
 
+    def copy(self) -> Minima:
+        """Give a copy that shares nothing."""
+        return Minima(
+            self.pars.copy(),
+            self.profiled.copy(),
+            self.nll.copy(),
+            self.status.copy(),
+            self.iterations.copy(),
+        )
+
 
 _INT_FIELDS = (
     "n_bins",
@@ -136,6 +150,7 @@ class _Search(ctypes.Structure):
         ("n_rows", ctypes.c_int64),
         ("n_starts", ctypes.c_int64),
         ("threshold", ctypes.c_double),
+        ("reach", ctypes.c_double),
         *((name, ctypes.c_void_p) for name in _SEARCH_ARRAYS),
     ]
 
@@ -244,7 +259,7 @@ def other_starts(
         np.ascontiguousarray(poi, np.float64),
     ]
     record = _Search(
-        n_rows, n_starts, THRESHOLD, *(array.ctypes.data for array in [*held, starts, found])
+        n_rows, n_starts, THRESHOLD, REACH, *(array.ctypes.data for array in [*held, starts, found])
     )
     if library().hepdask_search(ctypes.addressof(lowered.record), ctypes.addressof(record)):
         raise HepdaskError(_NO_MEMORY)

@@ -553,6 +553,8 @@ static void apply_inverse(const Model& m, Lanes& a, V* q) {
 // Most fits end before; the long ones are those whose mixed derivatives matter.
 constexpr int MEMORY = 6;
 constexpr int LATE = 30;
+constexpr double NEAR = 0.01;
+constexpr double SLOW = 0.2;
 
 struct Memory {
     V *s, *y;  // (MEMORY, n_pars) steps taken and gradient changes; zero where a lane took none
@@ -565,8 +567,9 @@ static void newton_step(const Model& m, Lanes& a, const Memory& memory) {
     const i64 K = m.n_pars;
     const V zero = splat(0.0);
     V along[MEMORY], rho[MEMORY];
+    const int pairs = any(memory.late > zero) ? MEMORY : 0;
     for (i64 k = 0; k < K; ++k) a.newton[k] = pick(a.dinv[k] > zero, a.grad[k], zero);
-    for (int i = 0; i < MEMORY; ++i) {
+    for (int i = 0; i < pairs; ++i) {
         const int slot = (memory.newest - i + MEMORY) % MEMORY;
         const V *s = memory.s + slot * K, *y = memory.y + slot * K;
         V sy = zero, ss = zero, yy = zero, sq = zero;
@@ -582,7 +585,7 @@ static void newton_step(const Model& m, Lanes& a, const Memory& memory) {
         for (i64 k = 0; k < K; ++k) a.newton[k] -= along[slot] * pick(a.dinv[k] > zero, y[k], zero);
     }
     apply_inverse(m, a, a.newton);
-    for (int i = MEMORY - 1; i >= 0; --i) {
+    for (int i = pairs - 1; i >= 0; --i) {
         const int slot = (memory.newest - i + MEMORY) % MEMORY;
         const V *s = memory.s + slot * K, *y = memory.y + slot * K;
         V yr = zero;
@@ -697,12 +700,13 @@ static int run(const Model& m, const Options& options, const Batch& batch) {
     Bounds bounds = make_bounds(m, scratch);
     Memory memory{scratch.take(MEMORY * K), scratch.take(MEMORY * K), scratch.take(K), scratch.take(K), {}, {}, 0};
     i64 job[L], iterations[L], shortened[L], next = 0, working = 0;
+    double before[L];
     bool fresh[L];
     auto load = [&](int l) {
         job[l] = next < batch.n_fits ? next++ : -1;
         iterations[l] = shortened[l] = 0;
         fresh[l] = true;
-        a.accepted_nll[l] = INFINITY;
+        a.accepted_nll[l] = before[l] = INFINITY;
         const i64 j = job[l] < 0 ? 0 : job[l];
         set_lane(m, a, bounds, l, batch.data + batch.row[j] * m.n_data, batch.start + j * K, batch.poi[j]);
         for (i64 k = 0; k < K; ++k) a.x[k][l] = a.trial[k][l];
@@ -734,7 +738,7 @@ static int run(const Model& m, const Options& options, const Batch& batch) {
 
         V slope = splat(0.0);
         if (any(accepted)) {
-            for (int l = 0; l < L; ++l) memory.late[l] = iterations[l] >= LATE ? 1.0 : 0.0;
+            for (int l = 0; l < L; ++l) memory.late[l] = iterations[l] >= LATE || (0.5 * a.slope[l] < NEAR && a.slope[l] > SLOW * before[l]) ? 1.0 : 0.0;
             remember(m, a, memory, accepted, fresh);
             find_step(m, a, bounds, memory);
             for (i64 k = 0; k < K; ++k) {
@@ -749,6 +753,7 @@ static int run(const Model& m, const Options& options, const Batch& batch) {
                 fresh[l] = false;
                 shortened[l] = 0;
                 a.accepted_nll[l] = a.nll[l];
+                before[l] = a.slope[l];
                 a.slope[l] = slope[l];
                 a.length[l] = 1.0;
                 if (0.5 * slope[l] < options.tolerance) {
@@ -789,25 +794,65 @@ static int run(const Model& m, const Options& options, const Batch& batch) {
 // has a second minimum, and the fit finds only the one whose basin it starts in.  Along alpha_k the
 // rates move by S dalpha + A dphi; with all other parameters answering linearly, -ln L along alpha_k
 // is a quadratic form in (dalpha, dphi) plus the constraint, known from one factorisation.  A walk
-// both ways tells where it falls again behind a barrier: there the next fit should start.
+// both ways tells where it falls again behind a barrier: there the next fit should start.  A free
+// parameter that is so badly known that zero lies within reach is tried there, and on its other side.
 //
-// With J_s = W^1/2 J D^-1/2, "the others answer" is (1 + J_s J_s^T)^-1 without column k, by
-// Sherman and Morrison.
+// Rates moved by u, in units of sqrt(1/W), cost u^T C u / 2 after the others' answer, where C is the
+// inverse of 1 + J_s J_s^T and J_s = W^1/2 J D^-1/2; leaving one column out is Sherman and Morrison's.
 
 constexpr int WALK = 24;
 constexpr double STRIDE = 0.25;
 
-struct Walk {
-    V *S, *A;             // (n_curved, n_bins) rates moved by alpha and by phi, times sqrt(W)
-    V *energy, *value;    // (n_curved) lowest -ln L behind a barrier, and the alpha there
-    V *s, *u, *z;         // (n_bins)
-    V *linear, *curved;   // (n_bins)
+// Rates moved, and what they become under half of C: see `cost`.
+struct Move {
+    V *rates, *half;
+};
+
+struct Candidate {
+    i64 par;
+    Move linear, curved;  // for one unit of alpha and of phi
+    V energy = splat(INFINITY);  // predicted -ln L above the minimum
+    V value = splat(0.0);        // the parameter there
+    Candidate(i64 par, Move linear, Move curved) : par(par), linear(linear), curved(curved) {}
 };
 
 static V inner(const V* x, const V* y, i64 n) {
     V sum = splat(0.0);
     for (i64 i = 0; i < n; ++i) sum += x[i] * y[i];
     return sum;
+}
+
+static void halve(const Model& m, const Lanes& a, const Move& move) {
+    const i64 K = m.n_pars, B = m.n_bins;
+    if (B < K) {
+        for (i64 b = 0; b < B; ++b) move.half[b] = move.rates[b];
+        forward(a.M, B, move.half);
+        return;
+    }
+    for (i64 k = 0; k < K; ++k) move.half[k] = splat(0.0);
+    for (i64 b = 0; b < B; ++b)
+        for (i64 k = 0; k < K; ++k) move.half[k] += a.Js[b * K + k] * move.rates[b];
+    forward(a.M, K, move.half);
+}
+
+// u^T C v from two halved moves.
+static V cost(const Model& m, const Move& u, const Move& v) {
+    if (m.n_bins < m.n_pars) return inner(u.half, v.half, m.n_bins);
+    return inner(u.rates, v.rates, m.n_bins) - inner(u.half, v.half, m.n_pars);
+}
+
+// J_s^T C u, the others' answer to a halved move; destroys the half.
+static void answer(const Model& m, const Lanes& a, const Move& move, V* out) {
+    const i64 K = m.n_pars, B = m.n_bins;
+    if (B < K) {
+        backward(a.M, B, move.half);
+        for (i64 k = 0; k < K; ++k) out[k] = splat(0.0);
+        for (i64 b = 0; b < B; ++b)
+            for (i64 k = 0; k < K; ++k) out[k] += a.Js[b * K + k] * move.half[b];
+        return;
+    }
+    for (i64 k = 0; k < K; ++k) out[k] = move.half[k];
+    backward(a.M, K, out);
 }
 
 static V phi_of(const Model& m, V x) {
@@ -818,7 +863,7 @@ static V phi_of(const Model& m, V x) {
     return pick(inside, splat(0.125) * z * ((splat(3.0) * z - splat(10.0)) * z + splat(15.0)), ax);
 }
 
-// Rates moved by alpha_k (linear) and by phi(alpha_k) (curved), summed over its entries.
+// Rates moved by the c-th curved alpha (linear) and by phi of it (curved), summed over its entries.
 static void responses(const Model& m, const Lanes& a, i64 c, V* linear, V* curved) {
     const V zero = splat(0.0);
     for (i64 b = 0; b < m.n_bins; ++b) linear[b] = curved[b] = zero;
@@ -845,13 +890,39 @@ static void responses(const Model& m, const Lanes& a, i64 c, V* linear, V* curve
     }
 }
 
-// Walks along alpha_k both ways and keeps the lowest point behind a barrier.
-static void walk(const Model& m, const Lanes& a, const Bounds& bounds, i64 k, V drive_s, V drive_a, V ss, V sa, V aa,
-                 V* energy, V* value) {
+// 1 - s^T C s for column s of J_s: what is left of the variance of parameter k, in units of 1/D.
+static V variance_left(const Model& m, const Lanes& a, i64 k, const Move& column) {
+    const i64 K = m.n_pars, B = m.n_bins;
+    if (B < K) {
+        for (i64 b = 0; b < B; ++b) column.rates[b] = a.Js[b * K + k];
+        halve(m, a, column);
+        return vmax(splat(1.0) - cost(m, column, column), splat(1e-12));
+    }
+    for (i64 b = 0; b < B; ++b) column.rates[b] = a.Js[b * K + k];
+    for (i64 j = 0; j < K; ++j) column.half[j] = splat(j == k ? 1.0 : 0.0);
+    forward(a.M, K, column.half);
+    const V left = vmax(inner(column.half, column.half, K), splat(1e-12));
+    halve(m, a, column);
+    return left;
+}
+
+// Walks along an alpha both ways and keeps the lowest point behind a barrier.
+static void walk(const Model& m, const Lanes& a, const Bounds& bounds, const Move& column, V left, Candidate& c) {
     const V half = splat(0.5), zero = splat(0.0);
+    const i64 k = c.par, B = m.n_bins;
     const double precision = 1.0 / (m.par_width[k] * m.par_width[k]);
+    V drive_s = zero, drive_a = zero;
+    for (i64 b = 0; b < B; ++b) {
+        drive_s += a.r[b] * c.linear.rates[b], drive_a += a.r[b] * c.curved.rates[b];
+        const V weight = vsqrt(a.W[b]);
+        c.linear.rates[b] *= weight, c.curved.rates[b] *= weight;
+    }
+    halve(m, a, c.linear), halve(m, a, c.curved);
+    const V ls = cost(m, c.linear, column), cs = cost(m, c.curved, column);
+    const V ss = cost(m, c.linear, c.linear) + ls * ls / left, sa = cost(m, c.linear, c.curved) + ls * cs / left,
+            aa = cost(m, c.curved, c.curved) + cs * cs / left;
     const V x = a.trial[k], aux = a.aux[k], phi = phi_of(m, x);
-    V lowest = splat(INFINITY), at = x;
+    c.energy = splat(INFINITY), c.value = x;
     for (double way : {-1.0, 1.0}) {
         V barrier = zero;
         for (int i = 1; i <= WALK; ++i) {
@@ -860,25 +931,72 @@ static void walk(const Model& m, const Lanes& a, const Bounds& bounds, i64 k, V 
             V e = splat(precision) * d * (x - aux + half * d) + drive_s * d + drive_a * dphi +
                   half * (ss * d * d + aa * dphi * dphi) + sa * d * dphi;
             barrier = vmax(barrier, e);
-            I better = (barrier - e > splat(1e-3)) & (e < lowest) & (y >= bounds.lower[k]) & (y <= bounds.upper[k]);
-            lowest = pick(better, e, lowest);
-            at = pick(better, y, at);
+            I better = (barrier - e > splat(1e-3)) & (e < c.energy) & (y >= bounds.lower[k]) & (y <= bounds.upper[k]);
+            c.energy = pick(better, e, c.energy);
+            c.value = pick(better, y, c.value);
         }
     }
-    *energy = lowest;
-    *value = at;
+}
+
+// A free parameter with zero within reach: its lower bound, and as far on the other side.
+static void reach(const Model& m, const Lanes& a, const Bounds& bounds, const Move& column, V left,
+                  const Search& search, Candidate& down, Candidate& up) {
+    const V zero = splat(0.0), infinite = splat(INFINITY);
+    const i64 k = down.par;
+    for (i64 b = 0; b < m.n_bins; ++b) {
+        down.linear.rates[b] = a.J[b * m.n_pars + k] * vsqrt(a.W[b]);
+        down.curved.rates[b] = down.curved.half[b] = zero;
+    }
+    halve(m, a, down.linear), halve(m, a, down.curved);
+    const I held = a.dinv[k] == zero;
+    const V cross = cost(m, down.linear, column);
+    const V stiffness = vmax(cost(m, down.linear, down.linear) + cross * cross / left, splat(1e-12));
+    const V slope = pick(held, vabs(a.grad[k]), zero);
+    const V to_bound = a.trial[k] - bounds.lower[k];
+    const V step = (vsqrt(slope * slope + splat(search.reach) * stiffness) - slope) / stiffness;
+    const V energy = splat(0.5) * stiffness * to_bound * to_bound;
+    const I near = (energy < splat(search.reach)) & (bounds.lower[k] < bounds.upper[k]);
+    down.value = bounds.lower[k];
+    down.energy = pick(near & (to_bound > zero), energy * splat(search.threshold / search.reach), infinite);
+    up.value = vmin(a.trial[k] + step, bounds.upper[k]);
+    up.energy = pick(near & (up.value > a.trial[k]), splat(0.5 * search.threshold), infinite);
+}
+
+// Sorts the promising candidates of one lane by energy into `order`; gives how many, at most `most`.
+static i64 choose(const std::vector<Candidate>& candidates, int l, double threshold, i64 most, i64* order) {
+    i64 found = 0;
+    for (i64 c = 0; c < (i64)candidates.size(); ++c) {
+        const double e = candidates[c].energy[l];
+        if (!(e < threshold)) continue;
+        i64 place = found < most ? found : most;
+        while (place > 0 && candidates[order[place - 1]].energy[l] > e) {
+            if (place < most) order[place] = order[place - 1];
+            --place;
+        }
+        if (place < most) order[place] = c;
+        if (found < most) ++found;
+    }
+    return found;
 }
 
 static int run_search(const Model& m, const Search& search) {
     Scratch scratch;
     Lanes a = make_lanes(m, scratch);
-    const i64 K = m.n_pars, B = m.n_bins, N = m.n_curved, S = search.n_starts;
+    const i64 K = m.n_pars, B = m.n_bins, S = search.n_starts, rank = B < K ? B : K;
     V* A = scratch.take(m.n_gammas);
+    V* replied = scratch.take(K);
     Bounds bounds = make_bounds(m, scratch);
-    V* C = scratch.take(B * B);
-    Walk w{scratch.take(N * B), scratch.take(N * B), scratch.take(N), scratch.take(N), scratch.take(B),
-           scratch.take(B),     scratch.take(B),     scratch.take(B), scratch.take(B)};
+    auto make_move = [&] { return Move{scratch.take(B), scratch.take(rank)}; };
+    Move column = make_move(), moved = make_move();
+    std::vector<Candidate> candidates;
+    for (i64 c = 0; c < m.n_curved; ++c) candidates.emplace_back(m.curved_par[c], make_move(), make_move());
+    for (i64 k = 0; k < K; ++k) {
+        if (m.par_kind[k] != 0 || k == m.poi || !(m.par_lower[k] < m.par_upper[k])) continue;
+        const Move linear = make_move(), curved = make_move();
+        candidates.emplace_back(k, linear, curved), candidates.emplace_back(k, linear, curved);
+    }
     std::vector<i64> order((size_t)(S * L));
+    i64 found[L];
 
     for (i64 first = 0; first < search.n_rows; first += L) {
         const int filled = (int)(search.n_rows - first < L ? search.n_rows - first : L);
@@ -888,80 +1006,55 @@ static int run_search(const Model& m, const Search& search) {
         }
         evaluate(m, a, A);
         invert_diagonal(m, a, bounds);
-        for (i64 k = 0; k < K; ++k) a.scaled[k] = vsqrt(a.dinv[k]);
-        for (i64 b = 0; b < B; ++b) {
-            V weight = vsqrt(a.W[b]);
-            for (i64 k = 0; k < K; ++k) a.Js[b * K + k] = a.J[b * K + k] * (weight * a.scaled[k]);
-        }
-        for (i64 i = 0; i < B; ++i)
-            for (i64 j = 0; j <= i; ++j) C[i * B + j] = splat(i == j ? 1.0 : 0.0);
-        add_gram(a.Js, K, 1, B, K, C);
-        factorise(C, B);
-        for (i64 c = 0; c < N; ++c) {
-            const i64 k = m.curved_par[c];
-            V *su = w.S + c * B, *au = w.A + c * B;
-            responses(m, a, c, su, au);
-            V drive_s = inner(a.r, su, B), drive_a = inner(a.r, au, B);
-            for (i64 b = 0; b < B; ++b) {
-                V weight = vsqrt(a.W[b]);
-                su[b] *= weight, au[b] *= weight;
-                w.s[b] = a.Js[b * K + k], w.linear[b] = su[b], w.curved[b] = au[b];
+        factorise_hessian(m, a);
+        for (i64 c = 0; c < (i64)candidates.size(); ++c) {
+            Candidate& candidate = candidates[c];
+            const V left = variance_left(m, a, candidate.par, column);
+            if (c < m.n_curved) {
+                responses(m, a, c, candidate.linear.rates, candidate.curved.rates);
+                walk(m, a, bounds, column, left, candidate);
+            } else {
+                reach(m, a, bounds, column, left, search, candidate, candidates[c + 1]);
+                ++c;
             }
-            forward(C, B, w.s), forward(C, B, w.linear), forward(C, B, w.curved);
-            V rest = vmax(splat(1.0) - inner(w.s, w.s, B), splat(1e-12));
-            V ls = inner(w.linear, w.s, B), cs = inner(w.curved, w.s, B);
-            walk(m, a, bounds, k, drive_s, drive_a, inner(w.linear, w.linear, B) + ls * ls / rest,
-                 inner(w.linear, w.curved, B) + ls * cs / rest, inner(w.curved, w.curved, B) + cs * cs / rest,
-                 w.energy + c, w.value + c);
         }
-        for (int l = 0; l < L; ++l) {
-            i64 found = 0;
-            for (i64 c = 0; c < N; ++c) {
-                const double e = w.energy[c][l];
-                if (!(e < search.threshold)) continue;
-                i64 place = found < S ? found : S;
-                while (place > 0 && w.energy[order[l * S + place - 1]][l] > e) {
-                    if (place < S) order[l * S + place] = order[l * S + place - 1];
-                    --place;
-                }
-                if (place < S) order[l * S + place] = c;
-                if (found < S) ++found;
-            }
-            if (l < filled) search.found[first + l] = (int32_t)found;
-            for (i64 i = found; i < S; ++i) order[l * S + i] = N ? 0 : -1;
+        for (int l = 0; l < filled; ++l) {
+            found[l] = choose(candidates, l, search.threshold, S, &order[l * S]);
+            search.found[first + l] = (int32_t)found[l];
         }
-        for (i64 i = 0; N && i < S; ++i) {
-            V d, dphi;
+        for (i64 i = 0; i < S; ++i) {
+            // Each lane follows its own i-th candidate; one that has none repeats any.
+            const Candidate* chosen[L];
+            bool some = false;
+            V d, dphi, from, to, left;
             for (int l = 0; l < L; ++l) {
-                const i64 c = order[l * S + i], k = m.curved_par[c];
-                for (i64 b = 0; b < B; ++b) w.s[b][l] = a.Js[b * K + k][l];
-                d[l] = w.value[c][l] - a.trial[k][l];
+                const bool has = l < filled && i < found[l];
+                some |= has;
+                chosen[l] = has ? &candidates[order[l * S + i]] : nullptr;
             }
-            {
-                V from, to;
-                for (int l = 0; l < L; ++l) {
-                    const i64 c = order[l * S + i];
-                    from[l] = a.trial[m.curved_par[c]][l], to[l] = w.value[c][l];
-                }
-                dphi = phi_of(m, to) - phi_of(m, from);
-            }
+            if (!some) break;
             for (int l = 0; l < L; ++l) {
-                const i64 c = order[l * S + i];
-                for (i64 b = 0; b < B; ++b) w.u[b][l] = w.S[c * B + b][l] * d[l] + w.A[c * B + b][l] * dphi[l];
+                from[l] = chosen[l] ? a.trial[chosen[l]->par][l] : 0.0;
+                to[l] = chosen[l] ? chosen[l]->value[l] : 0.0;
             }
-            forward(C, B, w.u), forward(C, B, w.s);
-            V share = inner(w.s, w.u, B) / vmax(splat(1.0) - inner(w.s, w.s, B), splat(1e-12));
-            for (i64 b = 0; b < B; ++b) w.u[b] += share * w.s[b];
-            backward(C, B, w.u);
+            d = to - from, dphi = phi_of(m, to) - phi_of(m, from);
+            for (int l = 0; l < L; ++l)
+                for (i64 b = 0; b < B; ++b) {
+                    column.rates[b][l] = chosen[l] ? a.Js[b * K + chosen[l]->par][l] : 0.0;
+                    moved.rates[b][l] =
+                        chosen[l] ? chosen[l]->linear.rates[b][l] * d[l] + chosen[l]->curved.rates[b][l] * dphi[l] : 0.0;
+                }
+            halve(m, a, column), halve(m, a, moved);
+            left = vmax(splat(1.0) - cost(m, column, column), splat(1e-12));
+            const V share = cost(m, column, moved) / left;
+            for (i64 b = 0; b < B; ++b) moved.rates[b] += share * column.rates[b];
+            for (i64 j = 0; j < rank; ++j) moved.half[j] += share * column.half[j];
+            answer(m, a, moved, replied);
             for (int l = 0; l < filled; ++l) {
-                if (i >= search.found[first + l]) continue;
-                const i64 c = order[l * S + i], moved = m.curved_par[c];
+                if (!chosen[l]) continue;
                 double* out = search.starts + ((first + l) * S + i) * K;
-                for (i64 k = 0; k < K; ++k) {
-                    double answer = 0.0;
-                    for (i64 b = 0; b < B; ++b) answer += a.Js[b * K + k][l] * w.u[b][l];
-                    out[k] = k == moved ? w.value[c][l] : a.trial[k][l] - a.scaled[k][l] * answer;
-                }
+                for (i64 k = 0; k < K; ++k)
+                    out[k] = k == chosen[l]->par ? to[l] : a.trial[k][l] - a.scaled[k][l] * replied[k][l];
             }
         }
     }

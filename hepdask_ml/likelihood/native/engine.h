@@ -75,6 +75,7 @@ struct Batch {
 struct Search {
     int64_t n_rows, n_starts;
     double threshold;      // highest predicted -ln L above the minimum that is worth a fit
+    double reach;          // highest -ln L of zero for a free parameter that is tried there
     const double* data;    // (., n_data)
     const int64_t* row;    // (n_rows)
     const double* pars;    // (n_rows, n_pars) minima
