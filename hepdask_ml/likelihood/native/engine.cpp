@@ -995,6 +995,10 @@ static int run_search(const Model& m, const Search& search) {
         const Move linear = make_move(), curved = make_move();
         candidates.emplace_back(k, linear, curved), candidates.emplace_back(k, linear, curved);
     }
+    if (candidates.empty()) {
+        for (i64 j = 0; j < search.n_rows; ++j) search.found[j] = 0;
+        return 0;
+    }
     std::vector<i64> order((size_t)(S * L));
     i64 found[L];
 
