@@ -19,11 +19,11 @@ from hepdask_ml.errors import HepdaskError, InputError, late
 from hepdask_ml.inference.asymptotics import Asymptotic, asymptotic_cls, asymptotic_discovery
 from hepdask_ml.inference.pvalues import BANDS, Measured, cls_value, expected_cls, p_value
 from hepdask_ml.inference.statistics import bounded, checked_test_statistic, test_statistic
-from hepdask_ml.inference.toys import ToyResults, ToySettings, Unit, evaluate, worse_status
+from hepdask_ml.inference.toys import ToyResults, ToySettings, evaluate, unit, worse_status
 from hepdask_ml.likelihood.compile import compile_model
 from hepdask_ml.likelihood.fit import DEFAULT_STARTS, FitPairs, FitStatus, converged, fit_pair
 from hepdask_ml.likelihood.model import CompiledModel, observed
-from hepdask_ml.likelihood.rates import expected_data, expected_rates
+from hepdask_ml.likelihood.rates import expected_data
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hepdask_ml.inference.statistics import TestStatistic
-    from hepdask_ml.inference.toys import Progress
+    from hepdask_ml.inference.toys import Progress, Unit
 
     Floats = NDArray[np.float64]
 
@@ -326,11 +326,11 @@ def discovery(
         progress.plan(toys)
     found = experiment.observed(0.0)
     q0 = float(test_statistic("q0", found)[0])
-    unit = Unit("mu=0.0/b", experiment.null)
-    [results] = evaluate(experiment.model, [unit], 0.0, "q0", settings)
+    null = unit(experiment.model, "mu=0.0/b", experiment.null)
+    [results] = evaluate(experiment.model, [null], 0.0, "q0", settings)
     p = p_value(results.counted, q0)
     asymptotic_p, asymptotic_z = asymptotic_discovery(q0)
-    warnings = _toy_warnings(experiment.model, [unit], [results])
+    warnings = _toy_warnings([null], [results])
     if p.value == 0.0:
         warnings = (*warnings, f"none of {len(results.counted)} toys reaches the data: throw more")
     return Discovery(
@@ -416,7 +416,10 @@ def test_point(experiment: Experiment, mu: float, settings: ToySettings) -> Hypo
     found = experiment.observed(mu)
     q = float(test_statistic(kind, found)[0])
     signal = model.fit(observed(model), poi=mu, starts=experiment.starts, init=experiment.null)
-    units = [Unit(f"mu={mu!r}/sb", signal.pars[0]), Unit(f"mu={mu!r}/b", experiment.null)]
+    units = [
+        unit(model, f"mu={mu!r}/sb", signal.pars[0]),
+        unit(model, f"mu={mu!r}/b", experiment.null),
+    ]
     toys_sb, toys_b = evaluate(model, units, mu, kind, settings)
     clsb, clb = p_value(toys_sb.counted, q), p_value(toys_b.counted, q)
     return HypoTest(
@@ -436,7 +439,7 @@ def test_point(experiment: Experiment, mu: float, settings: ToySettings) -> Hypo
         warnings=(
             *model.warnings,
             *_statistic_warnings(model, kind),
-            *_toy_warnings(model, units, [toys_sb, toys_b]),
+            *_toy_warnings(units, [toys_sb, toys_b]),
             *_tail_warnings(clb, len(toys_b.counted)),
         ),
     )
@@ -519,11 +522,8 @@ def _statistic_warnings(model: CompiledModel, kind: str) -> tuple[str, ...]:
     return ()
 
 
-def _toy_warnings(
-    model: CompiledModel, units: Sequence[Unit], results: Sequence[ToyResults]
-) -> tuple[str, ...]:
-    rates = [expected_rates(model, unit.pars) for unit in units]
-    if any((rate < 0.0).any() for rate in rates):
+def _toy_warnings(units: Sequence[Unit], results: Sequence[ToyResults]) -> tuple[str, ...]:
+    if any(unit.floored for unit in units):
         floored = ("toys are thrown from a negative expected rate, which counts as zero",)
         return (*floored, *unconverged_warning(results))
     return unconverged_warning(results)

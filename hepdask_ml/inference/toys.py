@@ -80,19 +80,24 @@ class ToyResults:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Unit:
-    """Toys of one hypothesis.
+    """Toys of one hypothesis; `unit` makes it.
 
     Attributes
     ----------
     name : str
         Addresses the random streams.
     pars : (n_pars,) float array
-        What they are thrown from, and where their fits start: the conditional fit to the observed
-        data.
+        What they are thrown from, and where their fits start.
+    expected : (n_data,) float array
+        Expected main and auxiliary data; a negative expected rate counts as zero.
+    floored : bool
+        Whether there was one.
     """
 
     name: str
     pars: Floats
+    expected: Floats
+    floored: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,26 +131,22 @@ class ToySettings:
             raise InputError(f"{self.threads} threads were asked for: at least one is needed")
 
 
-def throw(
-    model: CompiledModel, pars: Floats, *, seed: int, unit: str, start: int, stop: int
-) -> Floats:
-    """Throw the toys ``start`` to ``stop`` of a unit.
+def unit(model: CompiledModel, name: str, pars: Floats) -> Unit:
+    """Make a unit of a hypothesis.
 
     Parameters
     ----------
     model : CompiledModel
         The model.
+    name : str
+        Addresses the random streams.
     pars : (n_pars,) float array
-        Parameters that they are thrown from.
-    seed, unit
-        The random stream.
-    start, stop : int
-        Half-open range of toys.
+        The hypothesis: the conditional fit to the observed data.
 
     Returns
     -------
-    (stop - start, n_data) float array
-        Main and auxiliary data.  A negative expected rate counts as zero.
+    Unit
+        With the expectation that toys fluctuate about.
 
     Raises
     ------
@@ -153,25 +154,53 @@ def throw(
         If an expected rate is not finite or too large to be drawn.
     """
     expected = expected_data(model, pars)[0]
-    normal = np.flatnonzero(model.constraint == 1)
-    poisson = np.flatnonzero(model.constraint == 2)
-    counts = np.concatenate([np.arange(model.n_main), model.aux_index[poisson]])
+    counts = _counts(model)
     if not (expected[counts] < LARGEST_RATE).all():
         place = int(counts[np.argmax(~(expected[counts] < LARGEST_RATE))])
         raise InputError(
             f"toys cannot be thrown: datum {place} is expected at {expected[place]:g}, and rates "
             f"must be finite and below {LARGEST_RATE:g}"
         )
-    rates = np.maximum(expected[counts], 0.0)
-    means, widths = pars[normal], model.sigma[normal]
-    first = start // MICRO_BATCH
-    data = np.empty((-(-(stop - first * MICRO_BATCH) // MICRO_BATCH) * MICRO_BATCH, model.n_data))
-    for at in range(0, len(data), MICRO_BATCH):
-        rng = stream(seed, unit, first + at // MICRO_BATCH)
-        rows = data[at : at + MICRO_BATCH]
+    floored = bool((expected[counts] < 0.0).any())
+    expected[counts] = np.maximum(expected[counts], 0.0)
+    return Unit(name, pars, expected, floored)
+
+
+def throw(model: CompiledModel, unit: Unit, *, seed: int, start: int, stop: int) -> Floats:
+    """Throw the toys ``start`` to ``stop`` of a unit.
+
+    Parameters
+    ----------
+    model : CompiledModel
+        The model.
+    unit : Unit
+        The hypothesis.
+    seed : int
+        The user's seed.
+    start, stop : int
+        Half-open range of toys.
+
+    Returns
+    -------
+    (stop - start, n_data) float array
+        Main and auxiliary data.
+    """
+    counts, normal = _counts(model), model.constraint == 1
+    rates, gauss = unit.expected[counts], model.aux_index[normal]
+    means, widths = unit.expected[gauss], model.sigma[normal]
+    first, last = start // MICRO_BATCH, -(-stop // MICRO_BATCH)
+    data = np.empty(((last - first) * MICRO_BATCH, model.n_data))
+    for micro_batch in range(first, last):
+        rng = stream(seed, unit.name, micro_batch)
+        rows = data[(micro_batch - first) * MICRO_BATCH :][:MICRO_BATCH]
         rows[:, counts] = rng.poisson(rates, (MICRO_BATCH, len(rates)))
-        rows[:, model.aux_index[normal]] = rng.normal(means, widths, (MICRO_BATCH, len(means)))
+        rows[:, gauss] = rng.normal(means, widths, (MICRO_BATCH, len(means)))
     return data[start - first * MICRO_BATCH : stop - first * MICRO_BATCH]
+
+
+def _counts(model: CompiledModel) -> NDArray[np.intp]:
+    """Positions of Poisson data: bins, and auxiliary data of Poisson constraints."""
+    return np.concatenate([np.arange(model.n_main), model.aux_index[model.constraint == 2]])
 
 
 def evaluate(
@@ -200,11 +229,6 @@ def evaluate(
     -------
     list of ToyResults
         One for each unit; the same whatever the number of threads.
-
-    Raises
-    ------
-    InputError
-        If a rate cannot be drawn.
     """
     toys, starts = settings.toys, settings.starts
     results = [ToyResults(np.empty(toys), np.empty(toys), np.empty(toys, np.int8)) for _ in units]
@@ -216,9 +240,7 @@ def evaluate(
 
     def work(chunk: tuple[Unit, ToyResults, slice]) -> int:
         unit, result, rows = chunk
-        data = throw(
-            model, unit.pars, seed=settings.seed, unit=unit.name, start=rows.start, stop=rows.stop
-        )
+        data = throw(model, unit, seed=settings.seed, start=rows.start, stop=rows.stop)
         pairs = fit_pair(model, data, poi, starts=starts, init=unit.pars, threads=1)
         result.q[rows] = test_statistic(kind, pairs)
         result.poi_hat[rows] = pairs.poi_hat
