@@ -41,7 +41,8 @@ MAX_EXTENSIONS = 24
 STRETCH = 1.4
 _ROOT_TOLERANCE = 1e-4
 _APART = 3.0
-"""Standard errors between toys and asymptotics from which the reader is told."""
+_ALIKE = 0.02
+"""Standard errors, and part of the limit, by which toys and asymptotics may differ untold."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -366,21 +367,23 @@ def _warnings(
     for point in points:
         of_point = unconverged_warning([point.toys_sb, point.toys_b])
         warnings += [text for text in point.warnings if text not in (*of_point, *warnings)]
-    names = ["observed", *(f"expected {band:+d} sigma" if band else "expected" for band in BANDS)]
-    low, high = points[0].mu, points[-1].mu
-    for name, limit, formula in zip(
-        names, limits, (asymptotic.observed, *asymptotic.expected), strict=True
-    ):
-        if not isfinite(limit.value):
-            warnings.append(
-                f"the {name} limit does not lie between {low:g} and {high:g}: widen the scan or "
-                "the bounds of the parameter"
-            )
-        elif abs(limit.value - formula) > max(_APART * limit.error, 0.02 * limit.value):
-            warnings.append(
-                f"the {name} limit from toys, {limit.value:.4g} +- {limit.error:.2g}, differs from "
-                f"the asymptotic {formula:.4g}: quote the toys"
-            )
+    names = ["observed", *(f"{band:+d} sigma" if band else "median" for band in BANDS)]
+    formulae = (asymptotic.observed, *asymptotic.expected)
+    missing = [name for name, limit in zip(names, limits, strict=True) if not isfinite(limit.value)]
+    if missing:
+        warnings.append(
+            f"CLs does not cross the level between {points[0].mu:g} and {points[-1].mu:g} "
+            f"({', '.join(missing)}): widen the scan or the bounds of the parameter"
+        )
+    apart = [
+        name
+        for name, limit, formula in zip(names, limits, formulae, strict=True)
+        if abs(limit.value - formula) > max(_APART * limit.error, _ALIKE * limit.value)
+    ]
+    if apart:
+        warnings.append(
+            f"limits from toys and asymptotic ones differ ({', '.join(apart)}): quote the toys"
+        )
     return tuple(warnings)
 
 

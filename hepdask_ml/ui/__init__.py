@@ -1,0 +1,1 @@
+"""What users see and keep: the command line, tables, plots and files."""

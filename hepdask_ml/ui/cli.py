@@ -1,0 +1,259 @@
+"""The program ``hepdask-ml``: parses, asks one question, prints the answer.
+
+Results go to standard output, progress and warnings about the run to standard error.  It returns 0
+when done, 1 when the job failed, 2 when the input is wrong, 130 when interrupted; a traceback is
+shown with ``--debug`` only.
+"""
+
+from __future__ import annotations
+
+import sys
+from math import isfinite
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import hepdask_ml
+from hepdask_ml.errors import HepdaskError, InputError, late
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hepdask_ml.likelihood.model import CompiledModel
+
+_DEBUG = "hepdask_ml.debug"
+
+
+class _Failure(click.ClickException):
+    """One sentence and an exit code."""
+
+    def __init__(self, sentence: str, exit_code: int) -> None:
+        super().__init__(sentence)
+        self.code = exit_code
+
+    @property
+    def exit_code(self) -> int:  # type: ignore[override]
+        return self.code
+
+
+class _Program(click.Group):
+    """Turns errors into sentences."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except HepdaskError as error:
+            if ctx.meta.get(_DEBUG):
+                raise
+            raise _Failure(str(error), error.exit_code) from None
+        except KeyboardInterrupt:
+            raise _Failure("interrupted: nothing was written", 130) from None
+        except MemoryError:
+            raise _Failure("the memory is exhausted: ask for fewer toys or threads", 1) from None
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:  # the last door before the user
+            if ctx.meta.get(_DEBUG):
+                raise
+            kind = type(error).__name__
+            raise _Failure(
+                f"an error that should not happen ({kind}: {error}): run again with --debug and "
+                "report what it prints",
+                1,
+            ) from None
+
+
+def _keep_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    ctx.meta[_DEBUG] = value
+
+
+def _parse_scan(_: click.Context, __: click.Parameter, value: str) -> str | list[float]:
+    if value == "auto":
+        return value
+    parts = value.split(":")
+    try:
+        low, high, n = float(parts[0]), float(parts[1]), int(parts[2])
+    except (ValueError, IndexError):
+        raise click.BadParameter(f'"{value}" is neither LO:HI:N nor auto') from None
+    if len(parts) != 3 or not (isfinite(low) and isfinite(high)):
+        raise click.BadParameter(f'"{value}" is neither LO:HI:N with finite numbers nor auto')
+    if n < 1:
+        raise click.BadParameter(f'"{value}" is empty: N must be at least 1')
+    if low > high or (n > 1 and low == high):
+        raise click.BadParameter(f'"{value}" does not rise: LO must lie below HI')
+    step = (high - low) / (n - 1) if n > 1 else 0.0
+    return [low + i * step for i in range(n - 1)] + [high if n > 1 else low]
+
+
+_SHARED = [
+    click.argument("workspace"),
+    click.option(
+        "--patch",
+        multiple=True,
+        metavar="FILE[:NAME]",
+        help="JSON patch to apply, or NAME out of a patchset; may be repeated.",
+    ),
+    click.option("--measurement", metavar="NAME", help="Measurement; the first one by default."),
+    click.option(
+        "--poi", metavar="NAME", help="Parameter of interest; by default the measurement's."
+    ),
+    click.option(
+        "--toys",
+        type=click.IntRange(min=1),
+        default=10_000,
+        show_default=True,
+        metavar="N",
+        help="Toys of each hypothesis at each point.",
+    ),
+    click.option(
+        "--seed", type=int, default=1, show_default=True, help="Equal seeds give equal toys."
+    ),
+    click.option(
+        "--test-statistic",
+        type=click.Choice(["qtilde", "q", "t"]),
+        default="qtilde",
+        show_default=True,
+        help="Test statistic.",
+    ),
+    click.option(
+        "--threads",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Threads; all processors by default.",
+    ),
+    click.option(
+        "--starts",
+        type=click.IntRange(min=1),
+        default=8,
+        show_default=True,
+        metavar="N",
+        help="Fits of a toy at most in each round of the search for its lowest minimum.",
+    ),
+    click.option(
+        "-o",
+        "--output",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Write numbers, toys and plots into this folder.",
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables."),
+    click.option("--quiet", is_flag=True, help="Show no progress."),
+    click.option(
+        "--debug",
+        is_flag=True,
+        expose_value=False,
+        callback=_keep_debug,
+        help="Show a traceback if something fails.",
+    ),
+]
+
+
+def _shared_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(_SHARED):
+        command = option(command)
+    return command
+
+
+@click.group(
+    cls=_Program,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog='Shell completion: eval "$(_HEPDASK_ML_COMPLETE=bash_source hepdask-ml)", likewise '
+    "with zsh_source or fish_source.",
+)
+@click.version_option(hepdask_ml.__version__, prog_name="hepdask-ml")
+def main() -> None:
+    """Limits from toys for HistFactory models.
+
+    \b
+    Example:
+      hepdask-ml limit examples/workspace.json -o limit
+    """  # noqa: D301 - the backspace keeps click from filling the lines
+
+
+@main.command()
+@_shared_options
+@click.option(
+    "--scan",
+    default="auto",
+    show_default=True,
+    callback=_parse_scan,
+    metavar="LO:HI:N|auto",
+    help="Values of the parameter of interest: N from LO to HI, or chosen by the limits.",
+)
+@click.option(
+    "--cl", type=float, default=0.95, show_default=True, help="Confidence level, between 0 and 1."
+)
+@click.option("--hepdata", is_flag=True, help="With -o: write tables for HEPData, too.")
+def limit(
+    scan: str | list[float], cl: float, hepdata: bool, output: Path | None, **options: Any
+) -> None:
+    """Find the largest signal that WORKSPACE does not exclude, with toys.
+
+    WORKSPACE is a HistFactory JSON file as pyhf writes it, packed with gzip or not, or a URL.
+
+    \b
+    Examples:
+      hepdask-ml limit examples/workspace.json --toys 2000
+      hepdask-ml limit BkgOnly.json --patch patchset.json:sbottom_900_550_60 -o limit
+    """  # noqa: D301
+    if hepdata and output is None:
+        raise InputError("--hepdata needs a folder for its tables: give one with -o")
+    folder = None if output is None else late("ui.files").writable_folder(output)
+    started = perf_counter()
+    found = _ask("limit", "upper_limit", options, scan=scan, cl=cl)
+    _answer(options, found.to_json(), "limit_view", found)
+    if folder is not None:
+        seconds = perf_counter() - started
+        write = late("ui.files").write_limit
+        _list_files(write(found, folder, seconds=seconds, hepdata=hepdata))
+
+
+@main.command()
+@_shared_options
+@click.option(
+    "--mu", type=float, required=True, help="Value of the parameter of interest to be tested."
+)
+def hypotest(mu: float, output: Path | None, **options: Any) -> None:
+    """Test whether WORKSPACE excludes one signal strength, with toys.
+
+    \b
+    Example:
+      hepdask-ml hypotest examples/workspace.json --mu 1
+    """  # noqa: D301
+    folder = None if output is None else late("ui.files").writable_folder(output)
+    started = perf_counter()
+    found = _ask("hypotest", "hypotest", options, mu=mu)
+    _answer(options, late("ui.show").hypotest_json(found), "hypotest_view", found)
+    if folder is not None:
+        seconds = perf_counter() - started
+        _list_files(late("ui.files").write_hypotest(found, folder, seconds=seconds))
+
+
+def _ask(module: str, question: str, options: dict[str, Any], **more: Any) -> Any:
+    """Compile the workspace and ask one question of it, with a progress bar."""
+    show = late("ui.show")
+    model: CompiledModel = late("likelihood.compile").compile_model(
+        options["workspace"],
+        poi=options["poi"],
+        measurement=options["measurement"],
+        patch=list(options["patch"]),
+    )
+    keys = ("toys", "seed", "test_statistic", "threads", "starts")
+    with show.ToyProgress(quiet=options["quiet"]) as progress:
+        ask = getattr(late(f"inference.{module}"), question)
+        return ask(model, progress=progress, **{key: options[key] for key in keys}, **more)
+
+
+def _answer(options: dict[str, Any], document: dict[str, Any], view: str, found: Any) -> None:
+    if options["as_json"]:
+        click.echo(late("ui.show").json_text(document), nl=False)
+        return
+    show = late("ui.show")
+    show.Console(file=sys.stdout).print(getattr(show, view)(found))
+
+
+def _list_files(paths: list[Path]) -> None:
+    for path in paths:
+        click.echo(f"wrote {path}", err=True)
