@@ -195,7 +195,11 @@ def _compile(
         tau=np.where(constraint == POISSON, widths, 1.0),
         norm_code=_code(settings, "normsys", _NORM_CODES, 4),
         shape_code=_code(settings, "histosys", _SHAPE_CODES, 4),
-        warnings=(*workspace.warnings, *_strange_factors(workspace.channels)),
+        warnings=(
+            *workspace.warnings,
+            *_strange_factors(workspace.channels),
+            *_jumping_shapes(workspace.channels, settings),
+        ),
         **_terms(workspace.channels, _offsets_by_name(sets)),
     )
 
@@ -472,6 +476,17 @@ def _strange_factors(channels: tuple[Channel, ...]) -> Iterator[str]:
                         f'"{modifier.name}" scales by {values[0]:g} and {values[1]:g}, outside '
                         f"[{low:g}, {high:g}]"
                     )
+
+
+def _jumping_shapes(
+    channels: tuple[Channel, ...], settings: Mapping[str, Mapping[str, str]]
+) -> Iterator[str]:
+    shapes = any(_of_kind(sample, "histosys") for channel in channels for sample in channel.samples)
+    if shapes and _code(settings, "histosys", _SHAPE_CODES, 4) == 2:
+        yield (
+            "interpolation code2 of histosys jumps at +-1, as pyhf's does: fits may stop there, "
+            "prefer code4p"
+        )
 
 
 def _ints(values: list[int]) -> NDArray[np.intp]:

@@ -4,7 +4,7 @@ Words: a *term* is one sample in one channel; its *cells* are its bins, which fo
 The expected rate of a bin is the sum over the terms that cover it,
 
 .. math::
-   \nu_b = \sum_t F_t \Big(n_{tb} + \sum_h \big[S_h \alpha_h + A_h \varphi(\alpha_h)\big]\Big)
+   \nu_b = \sum_t F_t \Big(n_{tb} + \sum_h \big[S_h \chi(\alpha_h) + A_h \varphi(\alpha_h)\big]\Big)
            \prod_f \gamma_f
 
 with *scales* (normfactor, lumi) and *norms* (normsys) in F, *shapes* (histosys) in the bracket and

@@ -56,11 +56,11 @@ def expected_rates(model: CompiledModel, pars: Floats) -> Floats:
     pars = _checked_pars(model, pars)
     rates = np.zeros((len(pars), model.n_main))
     cells = np.repeat(model.nominal[None, :], len(pars), axis=0)
-    bend = interpolation_bend(pars, model.shape_code)
+    odd, even = shape_interpolation(pars, model.shape_code)
     for s, (t, par) in enumerate(zip(model.shape_term, model.shape_par, strict=True)):
         entry = slice(model.shape_start[s], model.shape_start[s + 1])
         cells[:, model.term_start[t] : model.term_start[t + 1]] += (
-            pars[:, [par]] * model.shape_linear[entry] + bend[:, [par]] * model.shape_curved[entry]
+            odd[:, [par]] * model.shape_linear[entry] + even[:, [par]] * model.shape_curved[entry]
         )
     for cell, par in zip(model.factor_cell, model.factor_par, strict=True):
         cells[:, cell] *= pars[:, par]
@@ -143,27 +143,31 @@ def twice_nll(model: CompiledModel, pars: Floats, data: Floats) -> Floats:
     return np.asarray(2.0 * poisson + gauss)
 
 
-def interpolation_bend(alpha: Floats, code: int) -> Floats:
-    """Even part phi of histosys' interpolation; the shift is S alpha + A phi(alpha).
+def shape_interpolation(alpha: Floats, code: int) -> tuple[Floats, Floats]:
+    """Give the two functions of alpha that histosys' shift is made of: S odd + A even.
 
     Parameters
     ----------
     alpha : float array
         Parameters.
     code : int
-        0 (|alpha|), 2 (quadratic inside |alpha| < 1) or 4 (4p: a polynomial of sixth order inside).
+        0 (piecewise linear), 2 (quadratic inside |alpha| <= 1) or 4 (4p: a polynomial of sixth
+        order inside).
 
     Returns
     -------
-    float array
-        phi, of the same shape (pyhf.interpolators code0, code2 and code4p).
+    odd, even : float array
+        Of the shape of ``alpha`` (pyhf.interpolators code0, code2 and code4p).  Code 2 jumps at
+        |alpha| = 1 as pyhf's does; HistFactory's definition is continuous there.
     """
     size, square = np.abs(alpha), alpha**2
     if code == 0:
-        return size
+        return alpha, size
     if code == 2:
-        return np.where(size < 1, square, 2.0 * size - 1.0)
-    return np.where(size < 1, square * (3.0 * square**2 - 10.0 * square + 15.0) / 8.0, size)
+        odd = np.where(alpha > 1, alpha - 1.0, alpha)
+        return odd, np.where(size <= 1, square, 2.0 * np.where(alpha > 1, alpha - 1.0, size))
+    inside = square * (3.0 * square**2 - 10.0 * square + 15.0) / 8.0
+    return alpha, np.where(size < 1, inside, size)
 
 
 def norm_factors(alpha: Floats, low: Floats, high: Floats, code: int) -> Floats:

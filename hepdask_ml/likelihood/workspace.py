@@ -32,6 +32,8 @@ Patch: TypeAlias = "str | Path | Sequence[Mapping[str, Any]]"
 KINDS = ("histosys", "lumi", "normfactor", "normsys", "shapefactor", "shapesys", "staterror")
 """Modifier types, in the order in which pyhf 0.7 collects their parameters."""
 
+# Squares of all numbers, and their ratios, stay finite.
+_LARGEST = 1e100
 _GZIP_MAGIC = b"\x1f\x8b"
 _NAMED_PATCH = re.compile(r"(?P<file>.+\.json(?:\.gz)?):(?P<name>.+)")
 
@@ -454,8 +456,10 @@ def _number(value: Any, where: str) -> float:
         number = float(value)
     except OverflowError:
         number = math.inf
-    if not math.isfinite(number):
-        raise InputError(f"{where}: {_shown(value)} stands there, a finite number was expected")
+    if not abs(number) < _LARGEST:
+        raise InputError(
+            f"{where}: {_shown(value)} stands there, a finite number below {_LARGEST:g} was expected"
+        )
     return number
 
 

@@ -85,7 +85,7 @@ def limit(found: Limit) -> Figure:
         if isfinite(found.observed.value):
             axes.axvline(found.observed.value, ymax=0.55, color="black", lw=1, alpha=0.5)
         axes.set(xlabel=found.poi, ylabel=r"$\mathrm{CL}_s$", yscale="log", xlim=(mu[0], mu[-1]))
-        axes.set_ylim(0.1 * level, 20.0)
+        axes.set_ylim(0.08 * level, 6.0)
         axes.legend(ncols=2, loc="upper right", fontsize="small")
         axes.set_title(_limit_text(found), loc="left", fontsize="small")
         return figure

@@ -109,7 +109,7 @@ struct Lanes {
     V nll;
     I floored;
     // per term and per entry
-    V *F, *base, *weighted, *dlog, *curve, *phi, *dphi, *ddphi, *slope_gamma, *response;
+    V *F, *base, *weighted, *dlog, *curve, *odd, *phi, *dphi, *ddphi, *slope_gamma, *response;
     // the accepted point and the step from it
     V *x, *step, *accepted_gamma;
     V accepted_nll, slope, length;
@@ -125,7 +125,7 @@ static Lanes make_lanes(const Model& m, Scratch& s) {
     a.diag = s.take(K), a.grad = s.take(K), a.gamma = s.take(G);
     a.F = s.take(m.n_terms), a.base = s.take(m.n_cells), a.weighted = s.take(m.n_cells);
     a.dlog = s.take(m.n_norms), a.curve = s.take(m.n_norms);
-    a.phi = s.take(K), a.dphi = s.take(K), a.ddphi = s.take(K);
+    a.odd = s.take(K), a.phi = s.take(K), a.dphi = s.take(K), a.ddphi = s.take(K);
     a.slope_gamma = s.take(G), a.response = s.take(B);
     a.x = s.take(K), a.step = s.take(K), a.accepted_gamma = s.take(G);
     a.dinv = s.take(K), a.Js = s.take(B * K), a.scaled = s.take(K), a.newton = s.take(K);
@@ -134,20 +134,23 @@ static Lanes make_lanes(const Model& m, Scratch& s) {
     return a;
 }
 
-// phi of histosys and its two derivatives, for each parameter that has one (HistFactory codes 0, 2
-// and 4p; pyhf.interpolators).
+// The odd part and phi of histosys, with phi's two derivatives, for each parameter that has one
+// (HistFactory codes 0, 2 and 4p).  Code 2 jumps at |alpha| = 1, because pyhf.interpolators.code2 does.
 static void interpolate_shapes(const Model& m, Lanes& a) {
     const V one = splat(1.0), zero = splat(0.0);
     for (i64 k = 0; k < m.n_pars; ++k) {
         if (!m.par_has_shape[k]) continue;
         V x = a.trial[k], ax = vabs(x), sign = pick(x < zero, -one, one);
         I inside = ax < one;
+        a.odd[k] = x;
         if (m.shape_code == 0) {
             a.phi[k] = ax, a.dphi[k] = sign, a.ddphi[k] = zero;
         } else if (m.shape_code == 2) {
-            a.phi[k] = pick(inside, x * x, splat(2.0) * ax - one);
-            a.dphi[k] = pick(inside, splat(2.0) * x, splat(2.0) * sign);
-            a.ddphi[k] = pick(inside, splat(2.0), zero);
+            I above = x > one;
+            a.odd[k] = pick(above, x - one, x);
+            a.phi[k] = pick(ax <= one, x * x, splat(2.0) * pick(above, x - one, ax));
+            a.dphi[k] = pick(ax <= one, splat(2.0) * x, splat(2.0) * sign);
+            a.ddphi[k] = pick(ax <= one, splat(2.0), zero);
         } else {
             V z = x * x;
             a.phi[k] = pick(inside, splat(0.125) * z * ((splat(3.0) * z - splat(10.0)) * z + splat(15.0)), ax);
@@ -343,7 +346,7 @@ static void evaluate(const Model& m, Lanes& a, V* A) {
         for (i64 i = 0; i < nb; ++i) base[i] = splat(m.nominal[c0 + i]);
         for (i64 e = m.shape_entry_start[t]; e < m.shape_entry_start[t + 1]; ++e) {
             const i64 k = m.shape_par[e], o = m.shape_offset[e];
-            V x = a.trial[k], phi = a.phi[k];
+            V x = a.odd[k], phi = a.phi[k];
             for (i64 i = 0; i < nb; ++i)
                 base[i] += splat(m.shape_linear[o + i]) * x + splat(m.shape_curved[o + i]) * phi;
         }
