@@ -54,26 +54,25 @@ def expected_rates(model: CompiledModel, pars: Floats) -> Floats:
     K. Cranmer et al., HistFactory, CERN-OPEN-2012-016; pyhf.Model.expected_actualdata.
     """
     pars = _checked_pars(model, pars)
-    rates = np.zeros((len(pars), model.n_main))
-    cells = np.repeat(model.nominal[None, :], len(pars), axis=0)
-    odd, even = shape_interpolation(pars, model.shape_code)
-    for s, (t, par) in enumerate(zip(model.shape_term, model.shape_par, strict=True)):
-        entry = slice(model.shape_start[s], model.shape_start[s + 1])
-        cells[:, model.term_start[t] : model.term_start[t + 1]] += (
-            odd[:, [par]] * model.shape_linear[entry] + even[:, [par]] * model.shape_curved[entry]
-        )
-    for cell, par in zip(model.factor_cell, model.factor_par, strict=True):
-        cells[:, cell] *= pars[:, par]
-    scale = np.ones((len(pars), len(model.term_bin)))
-    for t, par in zip(model.scale_term, model.scale_par, strict=True):
-        scale[:, t] *= pars[:, par]
-    factors = norm_factors(pars[:, model.norm_par], model.norm_lo, model.norm_hi, model.norm_code)
-    for n, t in enumerate(model.norm_term):
-        scale[:, t] *= factors[:, n]
-    for t, first in enumerate(model.term_bin):
-        content = cells[:, model.term_start[t] : model.term_start[t + 1]] * scale[:, [t]]
-        rates[:, first : first + content.shape[1]] += content
-    return rates
+    # Axes are (cell, toy) here, so that one index picks what a modifier touches in every toy.
+    by_par = np.ascontiguousarray(pars.T)
+    cells = np.repeat(model.nominal[:, None], len(pars), axis=1)
+    odd, even = shape_interpolation(by_par, model.shape_code)
+    lengths = np.diff(model.shape_start)
+    par = np.repeat(model.shape_par, lengths)
+    shift = odd[par] * model.shape_linear[:, None] + even[par] * model.shape_curved[:, None]
+    np.add.at(cells, _ranges(model.term_start[model.shape_term], lengths), shift)
+    np.multiply.at(cells, model.factor_cell, by_par[model.factor_par])
+
+    scale = np.ones((len(model.term_bin), len(pars)))
+    np.multiply.at(scale, model.scale_term, by_par[model.scale_par])
+    factors = norm_factors(by_par[model.norm_par].T, model.norm_lo, model.norm_hi, model.norm_code)
+    np.multiply.at(scale, model.norm_term, factors.T)
+
+    lengths = np.diff(model.term_start)
+    rates = np.zeros((model.n_main, len(pars)))
+    np.add.at(rates, _ranges(model.term_bin, lengths), cells * np.repeat(scale, lengths, axis=0))
+    return np.ascontiguousarray(rates.T)
 
 
 def expected_data(model: CompiledModel, pars: Floats) -> Floats:
@@ -192,10 +191,10 @@ def norm_factors(alpha: Floats, low: Floats, high: Floats, code: int) -> Floats:
     if code == 1:
         return outside
     coefficients = code4_coefficients(low, high)
-    inside = np.ones_like(alpha)
-    for power in _POWERS:
-        inside += coefficients[:, power - 1] * alpha**power
-    return np.where(size < 1, inside, outside)
+    inside = np.zeros_like(alpha)
+    for power in reversed(range(6)):
+        inside = alpha * (coefficients[:, power] + inside)
+    return np.where(size < 1, 1.0 + inside, outside)
 
 
 def code4_coefficients(low: Floats, high: Floats) -> Floats:
@@ -223,6 +222,12 @@ def code4_coefficients(low: Floats, high: Floats) -> Floats:
         low * log_low**2,
     ]
     return np.linalg.solve(CODE4_CONDITIONS, np.array(values)).T
+
+
+def _ranges(starts: NDArray[np.intp], lengths: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Concatenate the ranges that begin at ``starts``."""
+    within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return np.asarray(np.repeat(starts, lengths) + within, np.intp)
 
 
 def _checked_pars(model: CompiledModel, pars: Floats) -> Floats:

@@ -457,9 +457,7 @@ def _number(value: Any, where: str) -> float:
     except OverflowError:
         number = math.inf
     if not abs(number) < _LARGEST:
-        raise InputError(
-            f"{where}: {_shown(value)} stands there, a finite number below {_LARGEST:g} was expected"
-        )
+        raise InputError(f"{where}: {_shown(value)} stands there, a finite number was expected")
     return number
 
 

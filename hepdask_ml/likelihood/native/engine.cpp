@@ -948,7 +948,7 @@ static void reach(const Model& m, const Lanes& a, const Bounds& bounds, const Mo
     const i64 k = down.par;
     for (i64 b = 0; b < m.n_bins; ++b) {
         down.linear.rates[b] = a.J[b * m.n_pars + k] * vsqrt(a.W[b]);
-        down.curved.rates[b] = down.curved.half[b] = zero;
+        down.curved.rates[b] = zero;
     }
     halve(m, a, down.linear), halve(m, a, down.curved);
     const I held = a.dinv[k] == zero;
