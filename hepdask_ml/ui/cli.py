@@ -1,6 +1,6 @@
 """The program ``hepdask-ml``: parses, asks one question, prints the answer.
 
-Results go to standard output, progress and warnings about the run to standard error.  It returns 0
+Results go to standard output, progress and warnings to standard error.  It returns 0
 when done, 1 when the job failed, 2 when the input is wrong, 130 when interrupted; a traceback is
 shown with ``--debug`` only.
 """
@@ -49,11 +49,11 @@ class _Program(click.Group):
                 raise
             raise _Failure(str(error), error.exit_code) from None
         except KeyboardInterrupt:
-            raise _Failure("interrupted: nothing was written", 130) from None
+            raise _Failure("interrupted before the end: there is no result", 130) from None
         except MemoryError:
             raise _Failure("the memory is exhausted: ask for fewer toys or threads", 1) from None
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise  # click's own business: usage errors, --help, a reader that has gone
         except Exception as error:  # the last door before the user
             if ctx.meta.get(_DEBUG):
                 raise
@@ -158,7 +158,7 @@ def _shared_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.group(
     cls=_Program,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={"max_content_width": 100},
     epilog='Shell completion: eval "$(_HEPDASK_ML_COMPLETE=bash_source hepdask-ml)", likewise '
     "with zsh_source or fish_source.",
 )
@@ -247,11 +247,12 @@ def _ask(module: str, question: str, options: dict[str, Any], **more: Any) -> An
 
 
 def _answer(options: dict[str, Any], document: dict[str, Any], view: str, found: Any) -> None:
-    if options["as_json"]:
-        click.echo(late("ui.show").json_text(document), nl=False)
-        return
     show = late("ui.show")
-    show.Console(file=sys.stdout).print(getattr(show, view)(found))
+    if options["as_json"]:
+        click.echo(show.json_text(document), nl=False)
+    else:
+        show.Console(file=sys.stdout).print(getattr(show, view)(found))
+    show.Console(file=sys.stderr).print(show.warning_view(found.warnings))
 
 
 def _list_files(paths: list[Path]) -> None:

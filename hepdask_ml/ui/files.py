@@ -262,6 +262,8 @@ def _hepdata_scan(limit: Limit) -> dict[str, Any]:
 def _hepdata_value(measured: Measured) -> dict[str, Any]:
     if not np.isfinite(measured.value):
         return {"value": "-"}
+    if not measured.error > 0.0:  # unknown, or zero, which HEPData takes for a mistake
+        return {"value": measured.value}
     error = {"symerror": measured.error, "label": "MC stat"}
     return {"value": measured.value, "errors": [error]}
 

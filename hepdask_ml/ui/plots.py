@@ -5,18 +5,20 @@ Figures are made without pyplot, so that nothing global stays changed.
 
 from __future__ import annotations
 
-from math import erfc, isfinite, sqrt
-from statistics import NormalDist
-from typing import TYPE_CHECKING, Any
+from math import erfc, isfinite, nan, sqrt
+from typing import TYPE_CHECKING, Any, cast
 
 import matplotlib as mpl
 import mplhep
 import numpy as np
 from matplotlib.figure import Figure
 
+from hepdask_ml.inference.asymptotics import asymptotic_cls
 from hepdask_ml.inference.pvalues import BANDS
+from hepdask_ml.ui.show import measured_text
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from matplotlib.axes import Axes
@@ -24,8 +26,10 @@ if TYPE_CHECKING:
 
     from hepdask_ml.inference.hypotest import HypoTest
     from hepdask_ml.inference.limit import Limit
+    from hepdask_ml.inference.statistics import TestStatistic
 
     Floats = NDArray[np.float64]
+    Tail = Callable[[float, float, str], float]
 
 STYLE: Any = {
     **mplhep.style.ROOT,
@@ -38,11 +42,12 @@ STYLE: Any = {
     "ytick.minor.size": 4,
     "savefig.dpi": 150,
 }
-GREEN, YELLOW = "#607641", "#F5BB54"  # the bands' colours, told apart by the colour-blind, too
+GREEN, YELLOW = "#7fc97f", "#fde28a"  # light, so that black lines stand out on both
 SIGNAL, BACKGROUND = "#e42536", "#5790fc"
 SYMBOLS = {"q0": "q_0", "q": r"q_\mu", "qtilde": r"\tilde{q}_\mu", "t": r"t_\mu"}
 
-_LOWEST_CLS = 1e-4
+_FLOOR, _CEILING = 0.08, 6.0
+"""Lower end of the CLs axis in units of 1 - CL, and its upper end, with room for the legend."""
 _BINS = 40
 
 
@@ -63,14 +68,10 @@ def limit(found: Limit) -> Figure:
         figure, axes = _one_panel()
         level = 1.0 - found.cl
         mu = np.array([point.mu for point in found.points])
-        bands = np.array([[cls.value for cls in point.expected] for point in found.points])
-        # Zero cannot be drawn on a logarithmic axis: the bands go on to its lower end.
-        bands = np.maximum(bands, _LOWEST_CLS)
-        axes.fill_between(
-            mu, bands[:, 0], bands[:, 4], color=YELLOW, label=r"expected $\pm2\sigma$"
-        )
-        axes.fill_between(mu, bands[:, 1], bands[:, 3], color=GREEN, label=r"expected $\pm1\sigma$")
-        axes.plot(mu, bands[:, 2], "--", color="black", label="expected")
+        margin = 0.0 if len(mu) > 1 else 0.5 * max(abs(float(mu[0])), 1.0)
+        axes.set(xlabel=_plain(found.poi), ylabel=r"$\mathrm{CL}_s$", yscale="log")
+        axes.set(xlim=(mu[0] - margin, mu[-1] + margin), ylim=(_FLOOR * level, _CEILING))
+        _draw_expected(axes, found, mu)
         observed = np.array([[point.cls.value, point.cls.error] for point in found.points])
         axes.errorbar(
             mu, observed[:, 0], observed[:, 1], fmt="o-", color="black", ms=5, label="observed"
@@ -82,13 +83,33 @@ def limit(found: Limit) -> Figure:
             f"{100 * found.cl:g} % CL", (1.0, level), (-6, 3), xycoords=("axes fraction", "data"),
             textcoords="offset points", ha="right", va="bottom", color=SIGNAL, fontsize="x-small",
         )  # fmt: skip
-        if isfinite(found.observed.value):
-            axes.axvline(found.observed.value, ymax=0.55, color="black", lw=1, alpha=0.5)
-        axes.set(xlabel=found.poi, ylabel=r"$\mathrm{CL}_s$", yscale="log", xlim=(mu[0], mu[-1]))
-        axes.set_ylim(0.08 * level, 6.0)
+        _mark_limits(axes, found, level)
         axes.legend(ncols=2, loc="upper right", fontsize="small")
         axes.set_title(_limit_text(found), loc="left", fontsize="small")
         return figure
+
+
+def _draw_expected(axes: Axes, found: Limit, mu: Floats) -> None:
+    """Bands and medians, from toys and from asymptotic formulae."""
+    bands = np.array([[cls.value for cls in point.expected] for point in found.points])
+    # Zero cannot be drawn on a logarithmic axis: the bands go on below its lower end.
+    bands = np.maximum(bands, 0.1 * _FLOOR * (1.0 - found.cl))
+    for low, high, color in ((0, 4, YELLOW), (1, 3, GREEN)):
+        label = rf"expected $\pm{BANDS[high]}\sigma$"
+        axes.fill_between(mu, bands[:, low], bands[:, high], color=color, lw=0, label=label)
+    median = BANDS.index(0)
+    axes.plot(mu, bands[:, median], "--", color="black", label="expected")
+    formula = [point.asymptotic.expected[median] for point in found.points]
+    axes.plot(mu, formula, ":", color="0.35", label="expected, asymptotic")
+
+
+def _mark_limits(axes: Axes, found: Limit, level: float) -> None:
+    """Drop a line from each crossing of the level, observed and expected, to the axis."""
+    crossings = ((found.observed, "black", "-"), (found.expected[BANDS.index(0)], "black", "--"))
+    for crossing, color, line in crossings:
+        if isfinite(crossing.value):
+            axes.vlines(crossing.value, _FLOOR * level, level, color=color, ls=line, lw=1)
+            axes.plot(crossing.value, level, "o", color=SIGNAL, mec="white", ms=8, zorder=5)
 
 
 def test_statistic(test: HypoTest) -> Figure:
@@ -110,24 +131,26 @@ def test_statistic(test: HypoTest) -> Figure:
         q_sb, q_b = test.toys_sb.counted, test.toys_b.counted
         everything = np.concatenate([q_sb, q_b, [test.q_observed]])
         edges = np.linspace(0.0, max(1.05 * float(everything.max()), 1.0), _BINS + 1)
+        histograms = [np.histogram(q, edges)[0] for q in (q_sb, q_b)]
+        axes.set(xlabel=f"${SYMBOLS[test.test_statistic]}$", ylabel="toys per bin", yscale="log")
+        highest = max(1, *(int(counts.max()) for counts in histograms))
+        axes.set(xlim=(0.0, edges[-1]), ylim=(0.5, 30.0 * highest))
+        shift = _asimov_shift(test)
         hypotheses = (
-            (q_sb, SIGNAL, f"signal + background ({test.poi} = {test.mu:.4g})", _tail_sb),
-            (q_b, BACKGROUND, "background only", _tail_b),
+            (SIGNAL, "signal + background", _tail_sb),
+            (BACKGROUND, "background only", _tail_b),
         )
-        for q, color, label, tail in hypotheses:
-            counts, _ = np.histogram(q, edges)
-            mplhep.histplot(
-                counts, edges, ax=axes, color=color, label=label, histtype="fill", alpha=0.25
-            )
-            mplhep.histplot(counts, edges, ax=axes, color=color, yerr=False, lw=1.2)
-            expected = len(q) * -np.diff(_tails(test, tail, edges))
-            axes.stairs(expected, edges, color=color, ls=":", lw=1.8, label="asymptotic")
+        for counts, (color, label, tail) in zip(histograms, hypotheses, strict=True):
+            axes.stairs(counts, edges, color=color, label=label, fill=True, alpha=0.25)
+            axes.stairs(counts, edges, color=color, lw=1.2)
+            if isfinite(shift):
+                expected = counts.sum() * -np.diff(_tails(test.test_statistic, tail, edges, shift))
+                axes.stairs(
+                    expected, edges, color=color, ls=":", lw=1.8, label=f"{label}, asymptotic"
+                )
         axes.axvline(test.q_observed, color="black", label=f"observed, {test.q_observed:.3g}")
-        symbol = SYMBOLS[test.test_statistic]
-        axes.set(xlabel=f"${symbol}$", ylabel="toys per bin", yscale="log", xlim=(0, edges[-1]))
-        axes.set_ylim(0.5, 50.0 * max(len(q_sb), len(q_b), 1))
         axes.legend(loc="upper right", fontsize="small")
-        title = f"{test.poi} = {test.mu:.4g}:  CLs = {test.cls.value:.3g}"
+        title = f"{_plain(test.poi)} = {test.mu:.4g}:  CLs {measured_text(test.cls)}"
         axes.set_title(title, loc="left", fontsize="small")
         return figure
 
@@ -157,40 +180,61 @@ def _one_panel() -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
+def _plain(name: str) -> str:
+    """Give a name as text that matplotlib does not read as a formula."""
+    return name.replace("$", r"\$")
+
+
 def _limit_text(found: Limit) -> str:
-    observed, median = found.observed, found.expected[BANDS.index(0)]
     parts = [
-        f"{name} {value.value:.3g} $\\pm$ {value.error:.1g}"
-        for name, value in (("observed", observed), ("expected", median))
+        f"{name} {measured_text(value)}"
+        for name, value in (
+            ("observed", found.observed),
+            ("expected", found.expected[BANDS.index(0)]),
+        )
         if isfinite(value.value)
     ]
-    name = found.poi.replace("_", r"\_") if "$" in found.poi else found.poi
-    return f"{name} limit: {', '.join(parts)}" if parts else f"{name}: no limit in the scan"
+    title = f"Upper limit on {_plain(found.poi)}"
+    return f"{title}: {', '.join(parts)}" if parts else f"{title}: not in the scan"
 
 
-def _tails(test: HypoTest, tail: Any, edges: Floats) -> Floats:
+def _asimov_shift(test: HypoTest) -> float:
+    """Find the root of the Asimov test statistic that gives the asymptotic median CLs, or nan."""
+    median = BANDS.index(0)
+    target = test.asymptotic.expected[median]
+    if not 0.0 < target < 1.0:
+        return nan
+    kind = cast("TestStatistic", test.test_statistic)
+    low, high = 1e-6, 38.0  # beyond, a normal tail is no double any more
+    for _ in range(50):
+        middle = 0.5 * (low + high)
+        above = asymptotic_cls(kind, 0.0, middle**2).expected[median] > target
+        low, high = (middle, high) if above else (low, middle)
+    return 0.5 * (low + high)
+
+
+def _tails(kind: str, tail: Tail, edges: Floats, shift: float) -> Floats:
     """Asymptotic P(q >= edge), 1 at zero, whose steps are the contents of the bins."""
-    median = test.asymptotic.expected[BANDS.index(0)]
-    if test.test_statistic == "t" or not 0.0 < median < 1.0:
-        return np.full(len(edges), np.nan)
-    # The median of CLs holds the Asimov value: CLs+b = 1 - Phi(sqrt(q_A)) where CLb = 1/2.
-    root_asimov = -NormalDist().inv_cdf(0.5 * median)
-    above = [tail(sqrt(q), root_asimov, test.test_statistic == "qtilde") for q in edges.tolist()]
+    above = [tail(sqrt(q), shift, kind) for q in edges.tolist()]
     return np.array([1.0, *above[1:]])
 
 
-def _tail_sb(root: float, root_asimov: float, bounded: bool) -> float:
-    """P(q >= root^2 | s+b), eqs. 57 and 65 of Eur. Phys. J. C 71 (2011) 1554."""
-    if bounded and root > root_asimov:
-        return _tail((root**2 + root_asimov**2) / (2.0 * root_asimov))
+def _tail_sb(root: float, shift: float, kind: str) -> float:
+    """P(q >= root^2 | s+b), eqs. 36, 57 and 65 of Eur. Phys. J. C 71 (2011) 1554."""
+    if kind == "t":
+        return 2.0 * _tail(root)
+    if kind == "qtilde" and root > shift:
+        return _tail((root**2 + shift**2) / (2.0 * shift))
     return _tail(root)
 
 
-def _tail_b(root: float, root_asimov: float, bounded: bool) -> float:
-    """P(q >= root^2 | b), eqs. 56 and 64 of Eur. Phys. J. C 71 (2011) 1554."""
-    if bounded and root > root_asimov:
-        return _tail((root**2 - root_asimov**2) / (2.0 * root_asimov))
-    return _tail(root - root_asimov)
+def _tail_b(root: float, shift: float, kind: str) -> float:
+    """P(q >= root^2 | b), eqs. 35, 56 and 64 of Eur. Phys. J. C 71 (2011) 1554."""
+    if kind == "t":
+        return _tail(root + shift) + _tail(root - shift)
+    if kind == "qtilde" and root > shift:
+        return _tail((root**2 - shift**2) / (2.0 * shift))
+    return _tail(root - shift)
 
 
 def _tail(z: float) -> float:

@@ -191,7 +191,7 @@ def json_text(document: dict[str, Any]) -> str:
 
 
 def limit_view(limit: Limit) -> Group:
-    """Give a limit as rich tables: the scan, the limits, warnings.
+    """Give a limit as rich tables: the scan, and below it the limits.
 
     Parameters
     ----------
@@ -206,13 +206,13 @@ def limit_view(limit: Limit) -> Group:
     return Group(
         _rich_table(*_scan_cells(limit)),
         "",
-        _rich_table(*_limit_cells(limit), title=_limit_title(limit)),
-        *_warning_texts(limit.warnings),
+        Text(_limit_title(limit), style="bold"),
+        _rich_table(*_limit_cells(limit)),
     )
 
 
 def hypotest_view(test: HypoTest) -> Group:
-    """Give a hypothesis test as rich tables.
+    """Give a hypothesis test as a rich table with its title.
 
     Parameters
     ----------
@@ -224,10 +224,23 @@ def hypotest_view(test: HypoTest) -> Group:
     rich.console.Group
         To be printed by a rich console.
     """
-    return Group(
-        _rich_table(*_hypotest_cells(test), title=_hypotest_title(test)),
-        *_warning_texts(test.warnings),
-    )
+    return Group(Text(_hypotest_title(test), style="bold"), _rich_table(*_hypotest_cells(test)))
+
+
+def warning_view(warnings: Sequence[str]) -> Group:
+    """Give warnings as rich text.
+
+    Parameters
+    ----------
+    warnings : sequence of str
+        Sentences.
+
+    Returns
+    -------
+    rich.console.Group
+        To be printed by a rich console.
+    """
+    return Group(*(Text(f"warning: {warning}", style="yellow") for warning in warnings))
 
 
 def limit_html(limit: Limit) -> str:
@@ -331,9 +344,9 @@ def fits_html(fits: Fits) -> str:
 
 def _limit_title(limit: Limit) -> str:
     return (
-        f"Upper limit on {limit.poi} at {100 * limit.cl:g} % CL by "
-        f"{STATISTIC_NAMES[limit.test_statistic]}, {limit.toys_per_point:,} toys per hypothesis "
-        f"and point, seed {limit.seed}"
+        f"{100 * limit.cl:g} % CL upper limit on {limit.poi}: "
+        f"{STATISTIC_NAMES[limit.test_statistic]}, {limit.toys_per_point:,} toys of each "
+        f"hypothesis, seed {limit.seed}"
     )
 
 
@@ -360,8 +373,8 @@ def _scan_cells(limit: Limit) -> tuple[list[str], list[list[str]]]:
 
 def _hypotest_title(test: HypoTest) -> str:
     return (
-        f"{test.poi} = {test.mu:g} by {STATISTIC_NAMES[test.test_statistic]}, "
-        f"{len(test.toys_sb.q):,} toys per hypothesis, seed {test.seed}"
+        f"Test of {test.poi} = {test.mu:g}: {STATISTIC_NAMES[test.test_statistic]}, "
+        f"{len(test.toys_sb.q):,} toys of each hypothesis, seed {test.seed}"
     )
 
 
@@ -379,17 +392,13 @@ def _hypotest_cells(test: HypoTest) -> tuple[list[str], list[list[str]]]:
     return ["", "toys", "asymptotic"], rows
 
 
-def _rich_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> Table:
-    table = Table(title=title or None, title_justify="left", title_style="bold", box=None)
+def _rich_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for i, name in enumerate(header):
         table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     return table
-
-
-def _warning_texts(warnings: Sequence[str]) -> list[Text]:
-    return [Text(f"warning: {warning}", style="yellow") for warning in warnings]
 
 
 def _html(
