@@ -1,0 +1,147 @@
+"""The one command: measures ours and the peers in one run, prints tables, writes JSON.
+
+``python -m tests.benchmarks [--only PART] [--model NAME] [--quick] [--json FILE]``
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.footprint import footprint
+from benchmarks.minima import misses
+from benchmarks.models import CASES, MISSING, SBOTTOM, Case
+from benchmarks.peers import peers
+from benchmarks.report import Results, about, markdown, rich_table, tables
+from benchmarks.speed import speed
+from made_up import ROOT
+from rich.console import Console
+
+from hepdask_ml.likelihood.fit import available_processors
+from hepdask_ml.likelihood.kernels import instruction_set
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PARTS = ("speed", "peers", "minima", "footprint")
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How long to measure."""
+
+    seconds: float = 1.5
+    repetitions: int = 3
+    budget_s: float = 10.0
+    minima_toys: int = 1000
+    memory_toys: int = 1_000_000
+
+
+QUICK = Effort(seconds=0.02, repetitions=1, budget_s=0.5, minima_toys=100, memory_toys=10_000)
+
+
+def measured(
+    parts: Sequence[str], cases: Sequence[Case], effort: Effort, console: Console
+) -> Results:
+    """Measure some parts of some cases, and say what is being done."""
+    machine = {**_machine(), "load_before": _load()}
+    results = Results(machine)
+    for case in cases:
+        if "speed" in parts:
+            console.print(f"{case.name}: ours")
+            results.speed[case.name] = speed(case, effort.seconds, effort.repetitions)
+        if "peers" in parts:
+            console.print(f"{case.name}: peers")
+            results.peers[case.name] = peers(case, effort.budget_s)
+    # Other models have one minimum; where none of the published ones is there, it is tried on them.
+    for case in [case for case in cases if case in SBOTTOM] or cases:
+        if "minima" in parts:
+            console.print(f"{case.name}: minima")
+            results.minima[case.name] = misses(case, effort.minima_toys)
+    if "footprint" in parts:
+        console.print("start-up, memory, summary")
+        results.footprint.extend(footprint(effort.memory_toys, build=effort is not QUICK))
+    machine["load_after"] = _load()
+    return results
+
+
+def _machine() -> dict[str, Any]:
+    versions = {}
+    for name in ("hepdask-ml", "numpy", "pyhf", "jax", "nextstat"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "processor": _processor(),
+        "cores": available_processors(),
+        "instructions": instruction_set(),
+        "python": platform.python_version(),
+        "versions": versions,
+        "commit": _commit(),
+    }
+
+
+def _processor() -> str:
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text().splitlines() if facts.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty"]
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
+
+
+def _load() -> tuple[float, ...]:
+    return os.getloadavg() if hasattr(os, "getloadavg") else (float("nan"),) * 3
+
+
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("--only", action="append", choices=PARTS, help="measure only this part")
+    parser.add_argument(
+        "--model",
+        action="append",
+        choices=[case.name for case in CASES],
+        help="measure only this model",
+    )
+    parser.add_argument("--budget", type=float, help="seconds for each peer and model")
+    parser.add_argument("--quick", action="store_true", help="see whether everything runs")
+    parser.add_argument("--json", type=Path, help="write all numbers to this file")
+    parser.add_argument("--markdown", type=Path, help="write the tables to this file")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> Results:
+    """Run the command."""
+    chosen = _arguments(arguments)
+    effort = QUICK if chosen.quick else Effort(budget_s=chosen.budget or Effort().budget_s)
+    cases = [case for case in CASES if not chosen.model or case.name in chosen.model]
+    console = Console()
+    for line in MISSING:
+        console.print(f"skipped {line}")
+    results = measured(chosen.only or PARTS, cases, effort, Console(stderr=True))
+    # As wide as the tables need: a narrow terminal or a file wraps lines and not cells.
+    wide = Console(width=max(console.width, 200))
+    for table in tables(results):
+        wide.print(rich_table(table))
+    console.print(about(results.machine), highlight=False)
+    if chosen.json:
+        chosen.json.write_text(json.dumps(asdict(results), indent=1) + "\n")
+    if chosen.markdown:
+        chosen.markdown.write_text(markdown(results))
+    return results
+
+
+if __name__ == "__main__":
+    main()

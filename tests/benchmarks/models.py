@@ -1,0 +1,79 @@
+"""The models that are measured, and the aims for them.
+
+A *case* is a workspace with a name; its toys are thrown at mu = 1 from the conditional fit to its
+data, which is also where every fit starts.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from made_up import PUBLISHED, Workspace, many_channels, many_systematics, one_bin, two_bins
+
+from hepdask_ml import compile_model
+from hepdask_ml.inference.statistics import bounded
+from hepdask_ml.inference.toys import Unit, unit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from hepdask_ml import CompiledModel
+
+MU = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """How many times faster than the peers ours is meant to be, where that was said."""
+
+    nextstat: float | None = None
+    jax: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    name: str
+    workspace: Callable[[], Workspace]
+    aim: Aim = Aim()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A compiled case and the hypothesis that its toys are thrown from."""
+
+    case: Case
+    model: CompiledModel
+    signal: Unit
+
+
+def _read(path: Path) -> Workspace:
+    workspace: Workspace = json.loads(path.read_text())
+    return workspace
+
+
+MADE_UP = (
+    Case("one bin", one_bin, Aim(nextstat=2.0)),
+    Case("two bins", two_bins),
+    Case("50 channels x 4 bins", partial(many_channels, 50), Aim(nextstat=30.0)),
+    Case("100 bins x 5 samples", partial(many_systematics, 100, 30, 5)),
+)
+SBOTTOM = tuple(
+    Case(name, partial(_read, path), Aim(nextstat=1000.0, jax=300.0))
+    for name, path in PUBLISHED.items()
+    if path.exists()
+)
+MISSING = tuple(
+    f"{name}: {path.name} is not there" for name, path in PUBLISHED.items() if not path.exists()
+)
+CASES = MADE_UP + SBOTTOM
+
+
+def prepared(case: Case) -> Prepared:
+    """Compile a case and fit it to its data at `MU`."""
+    model = bounded(compile_model(case.workspace()), "qtilde")
+    found = model.fit(poi=MU)
+    return Prepared(case, model, unit(model, f"mu={MU!r}/sb", found.pars[0]))

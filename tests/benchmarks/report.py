@@ -1,0 +1,166 @@
+"""Turns what was measured into tables, for the terminal and for the documentation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.models import CASES
+from rich import box
+from rich.table import Table as RichTable
+
+if TYPE_CHECKING:
+    from benchmarks.footprint import Quantity
+    from benchmarks.minima import Misses
+    from benchmarks.peers import Peer
+    from benchmarks.speed import Speed
+
+NOTHING = "-"
+PEERS = {
+    "minuit": ("pyhf minuit", "pyhf, numpy + minuit, one process"),
+    "jax": ("pyhf jax", "pyhf, jax + scipy, one process on each core"),
+    "nextstat": ("NextStat", "NextStat, all threads, auxiliary data not redrawn"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """All that one run measured; what was not asked for is empty."""
+
+    machine: dict[str, Any]
+    speed: dict[str, Speed] = field(default_factory=dict)
+    peers: dict[str, dict[str, Peer]] = field(default_factory=dict)
+    minima: dict[str, Misses] = field(default_factory=dict)
+    footprint: list[Quantity] = field(default_factory=list)
+
+
+def tables(results: Results) -> list[Table]:
+    """Tables of everything that was measured."""
+    made = []
+    if results.speed or results.peers:
+        made.append(_speed_table(results))
+    if results.minima or results.peers:
+        made.append(_minima_table(results))
+    if results.footprint:
+        made.append(_footprint_table(results.footprint))
+    return made
+
+
+def _speed_table(results: Results) -> Table:
+    header = [
+        "model", "parameters / bins", "one core", "all cores", "one start: one core", "all cores",
+        "one core / its share", "unconverged", *(short for short, _ in PEERS.values()),
+        "ours / minuit", "ours / jax", "aim", "ours / NextStat", "aim",
+    ]  # fmt: skip
+    chosen = [case for case in CASES if case.name in {*results.speed, *results.peers}]
+    rows = []
+    for case in chosen:
+        ours, theirs = results.speed.get(case.name), results.peers.get(case.name, {})
+        reached = {
+            key: peer.toys_per_s if (peer := theirs.get(short)) else None
+            for key, (short, _) in PEERS.items()
+        }
+        rate = ours.all_cores.toys_per_s if ours else None
+        rows.append(
+            [
+                case.name,
+                *_own_columns(ours),
+                *map(_number, reached.values()),
+                _ratio(rate, reached["minuit"]),
+                _ratio(rate, reached["jax"]),
+                _number(case.aim.jax),
+                _ratio(rate, reached["nextstat"]),
+                _number(case.aim.nextstat),
+            ]
+        )
+    return Table("Toys per second: thrown and fitted twice", header, rows)
+
+
+def _own_columns(ours: Speed | None) -> list[str]:
+    if ours is None:
+        return [NOTHING] * 7
+    rates = (ours.one_core, ours.all_cores, ours.one_start_one_core, ours.one_start_all_cores)
+    return [
+        f"{ours.parameters} / {ours.bins}",
+        *(_number(rate.toys_per_s) for rate in rates),
+        f"{ours.scaling:.2f}",
+        _share(ours.all_cores.unconverged),
+    ]
+
+
+def _minima_table(results: Results) -> Table:
+    rows = []
+    for name, found in results.minima.items():
+        rows.append([f"{name}: default starts", str(found.toys), "fixed", _share(found.fixed), ""])
+        rows.append([f"{name}: default starts", str(found.toys), "free", _share(found.free), ""])
+        one = (("fixed", found.one_start_fixed), ("free", found.one_start_free))
+        rows += [[f"{name}: one start", str(found.toys), kind, _share(x), ""] for kind, x in one]
+    for name, theirs in results.peers.items():
+        for tool, peer in theirs.items():
+            if peer.toys_per_s is None:
+                rows.append([f"{name}: {tool}", NOTHING, NOTHING, peer.note, NOTHING])
+                continue
+            fits = "free" if tool == "NextStat" else "both"
+            shares = [_share(peer.higher_than_ours), _share(peer.lower_than_ours)]
+            rows.append([f"{name}: {tool}", str(peer.compared), fits, *shares])
+    header = ["who", "compared", "fit", "misses the lowest minimum", "lower than ours"]
+    return Table("Minima more than 1e-3 in -2 ln L apart", header, rows)
+
+
+def _footprint_table(quantities: list[Quantity]) -> Table:
+    rows = [
+        [what.name, f"{_number(what.value)} {what.unit}", _number(what.aim)] for what in quantities
+    ]
+    return Table("Start-up, memory, summary", ["what", "measured", "aim"], rows)
+
+
+def _ratio(ours: float | None, theirs: float | None) -> str:
+    return _number(ours / theirs) if ours and theirs else NOTHING
+
+
+def _share(value: float | None) -> str:
+    return NOTHING if value is None else f"{100.0 * value:.3g} %"
+
+
+def _number(value: float | None) -> str:
+    """Three digits: 12,300 or 1.23."""
+    if value is None:
+        return NOTHING
+    return f"{float(f'{value:.3g}'):,.0f}" if abs(value) >= 100.0 else f"{value:.3g}"
+
+
+def rich_table(table: Table) -> RichTable:
+    """Give a table for the terminal."""
+    made = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD)
+    for i, name in enumerate(table.header):
+        made.add_column(name, justify="right" if i else "left")
+    for row in table.rows:
+        made.add_row(*row)
+    return made
+
+
+def markdown(results: Results) -> str:
+    """Give all tables and the machine as Markdown."""
+    text = [f"Measured on {about(results.machine)}.\n"]
+    for table in tables(results):
+        lines = [table.header, ["---", *["--:"] * (len(table.header) - 1)], *table.rows]
+        text.append(f"**{table.title}**\n")
+        text.append("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
+    return "\n".join(text)
+
+
+def about(machine: dict[str, Any]) -> str:
+    """Name the machine, what ran on it, and how busy it was."""
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    load = " to ".join(f"{machine[when][0]:.1f}" for when in ("load_before", "load_after"))
+    return (
+        f"{machine['cores']} cores of {machine['processor']} ({machine['instructions']}), "
+        f"{versions}, commit {machine['commit']}, load {load}"
+    )
