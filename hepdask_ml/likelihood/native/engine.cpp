@@ -81,8 +81,8 @@ static inline V vlog(V a) {
     return e * splat(6.93147180369123816490e-01) + (splat(2.0) * s + tail);
 }
 
-// Below this rate a bin without events no longer rewards a smaller one: pyhf's Poisson term would
-// fall without end for negative rates.  Quadratic over a narrow zone, so that Newton sees a curve.
+// A bin without events does not reward a negative rate by more than this: pyhf's Poisson term would
+// fall without end.  Quadratic over a narrow zone below zero, so that Newton sees a curve.
 constexpr double FLOOR = 1e-5;
 
 constexpr double HUGE_NLL = 1e300;
@@ -198,7 +198,9 @@ static inline V term_factor(const Model& m, Lanes& a, i64 t) {
 // The term without one of its normfactors: the derivative with respect to that one.
 static inline V factor_without(const Model& m, Lanes& a, i64 t, i64 left_out) {
     V x = a.trial[m.scale_par[left_out]];
-    if (!any(x == splat(0.0))) return a.F[t] / x;
+    const I null = x == splat(0.0);
+    const V divided = a.F[t] / pick(null, splat(1.0), x);
+    if (!any(null)) return divided;
     V F = splat(1.0), exponent = splat(0.0);
     for (i64 e = m.norm_start[t]; e < m.norm_start[t + 1]; ++e) {
         const double* c = m.norm_coef + 8 * e;
@@ -212,7 +214,7 @@ static inline V factor_without(const Model& m, Lanes& a, i64 t, i64 left_out) {
     F *= vexp(exponent);
     for (i64 e = m.scale_start[t]; e < m.scale_start[t + 1]; ++e)
         if (e != left_out) F *= a.trial[m.scale_par[e]];
-    return F;
+    return pick(null, F, divided);  // no lane's digits depend on its neighbours
 }
 
 // A gamma at its best value for a given r = 1 - n/rate, and -A dgamma/dr >= 0.
@@ -238,12 +240,12 @@ static inline void poisson(V n, V rate, V* r, V* w, V* term, I* bad, I* low) {
     I empty = n <= zero, positive = rate > zero;
     V safe = pick(positive, vmax(rate, splat(1e-290)), one);
     V inverse = one / safe;
-    I in_zone = empty & (rate < floor);
-    I below = empty & (rate < -floor);
+    I in_zone = empty & (rate < zero);
+    I below = empty & (rate < splat(-2.0) * floor);
     V r0 = one - n * inverse;
-    *r = pick(in_zone, pick(below, zero, (rate + floor) * splat(0.5 / FLOOR)), r0);
+    *r = pick(in_zone, pick(below, zero, one + rate * splat(0.5 / FLOOR)), r0);
     *w = pick(in_zone, pick(below, zero, splat(0.5 / FLOOR)), n * inverse * inverse);
-    *term = pick(empty, pick(in_zone, pick(below, zero, (rate + floor) * (rate + floor) * splat(0.25 / FLOOR)), rate),
+    *term = pick(empty, pick(in_zone, pick(below, -floor, rate + rate * rate * splat(0.25 / FLOOR)), rate),
                  rate - n * vlog(safe));
     *bad |= (~empty) & (~positive);
     *low |= empty & (rate < zero);
@@ -304,6 +306,7 @@ static void profile_bin(const Model& m, Lanes& a, i64 b, V B, const V* A) {
     }
     rate = vmax(nominal, splat(1e-10));
     V left = splat(0.0), right = vmax(vmax(nominal, n), vmax(top, splat(1e-9))) + splat(1.0);
+    I moving = isplat(-1);  // a lane that has arrived rests while its neighbours go on
     for (int i = 0; i < 60; ++i) {
         V inverse = splat(1.0) / rate;
         V r = splat(1.0) - n * inverse, w = n * inverse * inverse;
@@ -316,8 +319,9 @@ static void profile_bin(const Model& m, Lanes& a, i64 b, V B, const V* A) {
         right = pick(gap < zero, right, rate);
         V next = rate - gap / slope;
         next = pick((next > left) & (next < right), next, half * (left + right));
-        I moving = vabs(next - rate) > splat(1e-14) * rate;
-        rate = next;
+        const I far = vabs(next - rate) > splat(1e-14) * rate;
+        rate = pick(moving, next, rate);
+        moving &= far;
         if (!any(moving)) break;
     }
     V r = pick(n > zero, splat(1.0) - n / rate, splat(1.0));
@@ -696,6 +700,7 @@ static void remember(const Model& m, const Lanes& a, Memory& memory, I accepted,
 enum Status { CONVERGED = 0, MAX_ITERATIONS = 1, STALLED = 2, RATE_FLOOR = 3, NOT_FINITE = 4 };
 
 static int run(const Model& m, const Options& options, const Batch& batch) {
+    if (batch.n_fits == 0) return 0;  // idle lanes repeat the first fit
     Scratch scratch;
     Lanes a = make_lanes(m, scratch);
     const i64 K = m.n_pars, G = m.n_gammas;
