@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from hepdask_ml.errors import InputError
+from hepdask_ml.errors import InputError, late
 from hepdask_ml.likelihood.kernels import Lowered, Minima, lower, minimise, other_starts
 
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ RUNNER_UP = 1.0
 
 MAX_ROUNDS = 4
 CHUNK = 512
+SMALL_CHUNK = 1 << 15
+"""Rows of a model with one parameter in a chunk; fewer with more parameters, at least `CHUNK`."""
+
 SAME_MINIMUM = 1e-7
 """Minima whose -ln L differ by less are taken for the same."""
 
@@ -112,6 +115,9 @@ class Fits:
     def __len__(self) -> int:
         """Give the number of data sets fitted."""
         return len(self.status)
+
+    def _repr_html_(self) -> str:
+        return str(late("ui.show").fits_html(self))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -190,7 +196,7 @@ def fit(
         pars[:, lowered.profiled] = found.profiled
         return Fits(pars, 2.0 * found.nll + data_terms(model, part), found.status)
 
-    parts = _over_rows(fit_rows, len(data), threads)
+    parts = _over_rows(fit_rows, len(data), rows_at_once(model), threads)
     return Fits(
         pars=np.concatenate([part.pars for part in parts]),
         twice_nll=np.concatenate([part.twice_nll for part in parts]),
@@ -255,7 +261,7 @@ def fit_pair(
             status_free=free.status,
         )
 
-    parts = _over_rows(fit_rows, len(data), threads)
+    parts = _over_rows(fit_rows, len(data), rows_at_once(model), threads)
     return FitPairs(
         poi_test=float(poi),
         poi_hat=np.concatenate([part.poi_hat for part in parts]),
@@ -328,8 +334,9 @@ def _lowest(problem: _Problem, start: Floats, also: _Starts | None = None) -> _F
 def _runners_up(best: Minima, rows: NDArray[np.int64], found: list[Minima]) -> _Starts:
     """Minima other than the best of their row and not much higher, each once."""
     nll = np.concatenate([minima.nll for minima in found])
-    gap = nll - best.nll[rows]
-    near = np.flatnonzero((gap > DISTINCT) & (gap < RUNNER_UP))
+    finite = np.flatnonzero(np.isfinite(nll))
+    gap = nll[finite] - best.nll[rows[finite]]
+    near = finite[(gap > DISTINCT) & (gap < RUNNER_UP)]
     key = np.column_stack([rows[near], np.round(nll[near] / DISTINCT)])
     near = near[np.unique(key, axis=0, return_index=True)[1]]
     pars = np.concatenate([minima.pars for minima in found])
@@ -399,10 +406,30 @@ def _repeated(start: Floats, n_rows: int) -> Floats:
     return np.broadcast_to(start, (n_rows, len(start)))
 
 
-def _over_rows(work: Callable[[slice], Part], n_rows: int, threads: int | None) -> list[Part]:
+def rows_at_once(model: CompiledModel) -> int:
+    """Count the rows of a chunk: many for small models, where Python's part would show.
+
+    Parameters
+    ----------
+    model : CompiledModel
+        The model.
+
+    Returns
+    -------
+    int
+        A multiple of `CHUNK`.
+    """
+    return CHUNK * max(1, SMALL_CHUNK // (CHUNK * model.n_pars))
+
+
+def _over_rows(
+    work: Callable[[slice], Part], n_rows: int, size: int, threads: int | None
+) -> list[Part]:
     """Work on chunks of rows, side by side in threads; the answer does not depend on how many."""
-    chunks = [slice(at, min(at + CHUNK, n_rows)) for at in range(0, n_rows, CHUNK)] or [slice(0, 0)]
-    n_threads = min(threads or available_processors(), len(chunks))
+    n_threads = threads or available_processors()
+    size = min(size, CHUNK * max(1, -(-n_rows // (CHUNK * n_threads))))
+    chunks = [slice(at, min(at + size, n_rows)) for at in range(0, n_rows, size)] or [slice(0, 0)]
+    n_threads = min(n_threads, len(chunks))
     if n_threads <= 1:
         return [work(chunk) for chunk in chunks]
     with ThreadPoolExecutor(n_threads) as pool:
