@@ -11,7 +11,7 @@ G. Cowan et al., Eur. Phys. J. C 71 (2011) 1554; pyhf.infer.calculators.Asymptot
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite, nan, sqrt
+from math import erfc, nan, sqrt
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hepdask_ml.inference.statistics import TestStatistic
 
 _NORMAL = NormalDist()
+_ROOT_TWO = sqrt(2.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,9 @@ class Asymptotic:
 
     observed: float
     expected: tuple[float, ...]
+
+
+UNKNOWN = Asymptotic(nan, (nan,) * len(BANDS))
 
 
 def asymptotic_cls(kind: TestStatistic, q: float, q_asimov: float) -> Asymptotic:
@@ -49,7 +53,7 @@ def asymptotic_cls(kind: TestStatistic, q: float, q_asimov: float) -> Asymptotic
         CLs observed and expected; nan where the Asimov data do not tell the hypotheses apart.
     """
     if not q_asimov > 0.0:
-        return Asymptotic(nan, (nan,) * len(BANDS))
+        return UNKNOWN
     root, shift = sqrt(q), sqrt(q_asimov)
     if kind == "t":
         expected = tuple(_two_sided_cls(_two_sided_root(band, shift), shift) for band in BANDS)
@@ -79,7 +83,8 @@ def asymptotic_discovery(q0: float) -> tuple[float, float]:
 
 
 def _tail(z: float) -> float:
-    return _NORMAL.cdf(-z)
+    # NormalDist.cdf rounds to zero beyond 8.3 standard deviations.
+    return 0.5 * erfc(z / _ROOT_TWO)
 
 
 def _one_sided_cls(distance: float, shift: float) -> float:
@@ -106,27 +111,3 @@ def _two_sided_root(band: int, shift: float) -> float:
         middle = 0.5 * (low + high)
         low, high = (middle, high) if _two_sided_clb(middle, shift) > share else (low, middle)
     return 0.5 * (low + high)
-
-
-def crossing_of(scan: list[float], cls: list[float], level: float) -> float:
-    """Give the last value of a scan where a curve falls below a level, nan if it does not.
-
-    Parameters
-    ----------
-    scan : list of float
-        Rising values of the parameter of interest.
-    cls : list of float
-        The curve there.
-    level : float
-        The level.
-
-    Returns
-    -------
-    float
-        By linear interpolation.
-    """
-    for i in range(len(scan) - 1, 0, -1):
-        above, below = cls[i - 1], cls[i]
-        if isfinite(above) and isfinite(below) and above >= level > below:
-            return scan[i - 1] + (scan[i] - scan[i - 1]) * (above - level) / (above - below)
-    return nan

@@ -10,13 +10,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isfinite, nan
+from numbers import Real
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hepdask_ml.errors import HepdaskError, InputError, late
-from hepdask_ml.inference.asymptotics import Asymptotic, asymptotic_cls, asymptotic_discovery
+from hepdask_ml.inference.asymptotics import (
+    UNKNOWN,
+    Asymptotic,
+    asymptotic_cls,
+    asymptotic_discovery,
+)
 from hepdask_ml.inference.pvalues import BANDS, Measured, cls_value, expected_cls, p_value
 from hepdask_ml.inference.statistics import bounded, checked_test_statistic, test_statistic
 from hepdask_ml.inference.toys import ToyResults, ToySettings, evaluate, unit, worse_status
@@ -206,25 +212,27 @@ class Experiment:
     starts: int
 
     def pairs(self, data: Floats, mu: float) -> FitPairs:
-        """Fit one data set at ``mu`` and freely; it has to converge."""
-        found = fit_pair(self.model, data, mu, starts=self.starts, init=self.null)
+        """Fit data sets at ``mu`` and freely."""
+        return fit_pair(self.model, data, mu, starts=self.starts, init=self.null)
+
+    def observed(self, mu: float) -> FitPairs:
+        """Both fits of the observed data, which have to converge."""
+        found = self.pairs(observed(self.model), mu)
         status = worse_status(found)
         if not converged(status).all():
             raise HepdaskError(
-                f"the fit of {self.model.poi_name} = {mu:g} to the observed or expected data did "
-                f"not converge ({FitStatus(int(status[0])).sentence}): check the model there"
+                f"the fit of {self.model.poi_name} = {mu:g} to the observed data did not converge "
+                f"({FitStatus(int(status[0])).sentence}): check the model there"
             )
         return found
 
-    def observed(self, mu: float) -> FitPairs:
-        """Both fits of the observed data."""
-        return self.pairs(observed(self.model), mu)
-
     def asymptotic(self, mu: float) -> Asymptotic:
-        """CLs at ``mu`` by asymptotic formulae."""
-        q = test_statistic(self.kind, self.observed(mu))[0]
-        q_asimov = test_statistic(self.kind, self.pairs(self.asimov, mu))[0]
-        return asymptotic_cls(self.kind, float(q), float(q_asimov))
+        """CLs at ``mu`` by asymptotic formulae; nan where a fit does not converge."""
+        found = self.pairs(np.vstack([observed(self.model), self.asimov]), mu)
+        if not converged(worse_status(found)).all():
+            return UNKNOWN
+        q, q_asimov = test_statistic(self.kind, found).tolist()
+        return asymptotic_cls(self.kind, q, q_asimov)
 
 
 def hypotest(  # noqa: PLR0913 - options, all keyword-only
@@ -280,8 +288,9 @@ def hypotest(  # noqa: PLR0913 - options, all keyword-only
     >>> 0.0 <= test.cls.value <= 1.0
     True
     """
-    experiment = prepare(model, data, test_statistic, starts)
     settings = ToySettings(toys, seed, starts, threads, progress)
+    kind = checked_test_statistic(test_statistic, LIMIT_STATISTICS)
+    experiment = prepare(model, data, kind, starts)
     if progress is not None:
         progress.plan(2 * toys)
     return test_point(experiment, mu, settings)
@@ -320,8 +329,8 @@ def discovery(
     ----------
     G. Cowan et al., Eur. Phys. J. C 71 (2011) 1554, eqs. 12 and 52.
     """
-    experiment = prepare(model, data, "q0", starts)
     settings = ToySettings(toys, seed, starts, threads, progress)
+    experiment = prepare(model, data, "q0", starts)
     if progress is not None:
         progress.plan(toys)
     found = experiment.observed(0.0)
@@ -330,7 +339,7 @@ def discovery(
     [results] = evaluate(experiment.model, [null], 0.0, "q0", settings)
     p = p_value(results.counted, q0)
     asymptotic_p, asymptotic_z = asymptotic_discovery(q0)
-    warnings = _toy_warnings([null], [results])
+    warnings = (*experiment.model.warnings, *_toy_warnings([null], [results]))
     if p.value == 0.0:
         warnings = (*warnings, f"none of {len(results.counted)} toys reaches the data: throw more")
     return Discovery(
@@ -348,7 +357,7 @@ def discovery(
 
 
 def prepare(
-    model: Any, data: Sequence[float] | Floats | None, kind: str, starts: int
+    model: Any, data: Sequence[float] | Floats | None, kind: TestStatistic, starts: int
 ) -> Experiment:
     """Compile, check and fit what every test of a data set needs.
 
@@ -356,7 +365,7 @@ def prepare(
     ----------
     model, data, starts
         As in `hypotest`.
-    kind : str
+    kind : {"q0", "q", "qtilde", "t"}
         Test statistic.
 
     Returns
@@ -371,8 +380,7 @@ def prepare(
     HepdaskError
         If the background-only fit does not converge.
     """
-    chosen = checked_test_statistic(kind, ("q0",) if kind == "q0" else LIMIT_STATISTICS)
-    compiled = bounded(compile_model(model, data=data), chosen)
+    compiled = bounded(compile_model(model, data=data), kind)
     if compiled.poi_index < 0:
         raise InputError("the model has no parameter of interest: name one with poi=")
     # pyhf.infer.calculators: q0 asks how expected an excess of a signal of strength one is.
@@ -384,7 +392,7 @@ def prepare(
         )
     asimov = expected_data(compiled, null.pars)
     asimov[:, : compiled.n_main] = np.maximum(asimov[:, : compiled.n_main], 0.0)
-    return Experiment(compiled, chosen, null.pars[0], asimov, starts)
+    return Experiment(compiled, kind, null.pars[0], asimov, starts)
 
 
 def test_point(experiment: Experiment, mu: float, settings: ToySettings) -> HypoTest:
@@ -448,7 +456,7 @@ def test_point(experiment: Experiment, mu: float, settings: ToySettings) -> Hypo
 test_point.__test__ = False  # type: ignore[attr-defined]  # no test of pytest's
 
 
-def checked_poi(model: CompiledModel, mu: float) -> float:
+def checked_poi(model: CompiledModel, mu: Any) -> float:
     """Check a value of the parameter of interest against its bounds.
 
     Parameters
@@ -466,9 +474,11 @@ def checked_poi(model: CompiledModel, mu: float) -> float:
     Raises
     ------
     InputError
-        If it is not finite or lies outside.
+        If it is no number, not finite, or lies outside.
     """
     low, high = model.lower[model.poi_index], model.upper[model.poi_index]
+    if not isinstance(mu, Real):
+        raise InputError(f"{model.poi_name} = {mu!r} cannot be tested: give a number")
     if not isfinite(mu) or not low <= mu <= high:
         raise InputError(
             f"{model.poi_name} = {mu:g} cannot be tested: the bounds of the parameter are {low:g} "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.metadata import version
 from math import hypot, isfinite, log, nan
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from hepdask_ml.errors import InputError, late
 from hepdask_ml.inference.asymptotics import Asymptotic
 from hepdask_ml.inference.hypotest import (
     DEFAULT_TOYS,
+    LIMIT_STATISTICS,
     Experiment,
     HypoTest,
     checked_poi,
@@ -23,6 +25,7 @@ from hepdask_ml.inference.hypotest import (
     unconverged_warning,
 )
 from hepdask_ml.inference.pvalues import BANDS, UNDEFINED, Measured
+from hepdask_ml.inference.statistics import checked_test_statistic
 from hepdask_ml.inference.toys import ToySettings
 from hepdask_ml.likelihood.fit import DEFAULT_STARTS
 
@@ -40,6 +43,7 @@ AUTO_POINTS = 11
 MAX_EXTENSIONS = 24
 STRETCH = 1.4
 _ROOT_TOLERANCE = 1e-4
+_SMALLEST = 1e-15
 _APART = 3.0
 _ALIKE = 0.02
 """Standard errors, and part of the limit, by which toys and asymptotics may differ untold."""
@@ -188,17 +192,14 @@ def upper_limit(  # noqa: PLR0913 - options, all keyword-only
     >>> limit.observed.value > 0
     True
     """
-    if not 0.0 < cl < 1.0:
-        raise InputError(f"the confidence level is {cl:g}: it must lie between 0 and 1")
-    level = 1.0 - cl
-    settings = ToySettings(toys, seed, starts, threads, progress)
-    experiment = prepare(model, data, test_statistic, starts)
-    if test_statistic == "q0":
-        raise InputError('test statistic "q0" makes no limit: choose from qtilde, q, t')
+    level = 1.0 - _checked_cl(cl)
     automatic = isinstance(scan, str)
-    values = [] if automatic else _checked_scan(experiment, scan)
     if automatic and scan != "auto":
         raise InputError(f'the scan is "{scan}": give "auto" or a list of values')
+    settings = ToySettings(toys, seed, starts, threads, progress)
+    kind = checked_test_statistic(test_statistic, LIMIT_STATISTICS)
+    experiment = prepare(model, data, kind, starts)
+    values = [] if automatic else _checked_scan(experiment, scan)
     asymptotic = _asymptotic_limits(experiment, level)
     if automatic:
         values = _first_scan(experiment, asymptotic)
@@ -210,10 +211,10 @@ def upper_limit(  # noqa: PLR0913 - options, all keyword-only
     limits = [crossing(*curve, level) for curve in _curves(points)]
     return Limit(
         poi=str(experiment.model.poi_name),
-        cl=cl,
-        test_statistic=test_statistic,
-        seed=seed,
-        toys_per_point=toys,
+        cl=float(cl),
+        test_statistic=kind,
+        seed=int(seed),
+        toys_per_point=int(toys),
         points=tuple(points),
         observed=limits[0],
         expected=tuple(limits[1:]),
@@ -276,6 +277,12 @@ def _curves(points: Sequence[HypoTest]) -> list[tuple[Floats, Floats, Floats]]:
     values = np.array([[cls.value for cls in row] for row in rows])
     errors = np.array([[cls.error for cls in row] for row in rows])
     return [(mu, values[:, i], errors[:, i]) for i in range(values.shape[1])]
+
+
+def _checked_cl(cl: Any) -> float:
+    if not isinstance(cl, Real) or not 0.0 < float(cl) < 1.0:
+        raise InputError(f"the confidence level is {cl!r}: it must be a number between 0 and 1")
+    return float(cl)
 
 
 def _checked_scan(experiment: Experiment, scan: Any) -> list[float]:
@@ -346,16 +353,21 @@ def _falls_below(cls: Callable[[float], float], level: float, top: float) -> flo
         high = min(2.0 * high, top)
     if not cls(high) < level:
         return nan
-    low = 0.5 * high
-    while low > 1e-12 * high and not cls(low) >= level:
+    # CLs rises to 1 towards mu = 0; where the data tell the hypotheses apart no more it is nan.
+    low, smallest = 0.5 * high, _SMALLEST * high
+    while low > smallest and cls(low) < level:
         low, high = 0.5 * low, low
+    if cls(low) < level:
+        return nan
     for step in range(60):
         if high - low < _ROOT_TOLERANCE * high:
             break
-        above, below = log(cls(low) / level), log(max(cls(high), 1e-300) / level)
-        share = above / (above - below) if step % 3 != 2 else 0.5
+        share = 0.5
+        if step % 3 != 2 and isfinite(cls(low)):
+            above, below = log(cls(low) / level), log(max(cls(high), 1e-300) / level)
+            share = above / (above - below)
         middle = low + min(max(share, 0.01), 0.99) * (high - low)
-        low, high = (middle, high) if cls(middle) >= level else (low, middle)
+        low, high = (low, middle) if cls(middle) < level else (middle, high)
     return 0.5 * (low + high)
 
 

@@ -8,7 +8,7 @@ a second.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import nan, sqrt
+from math import hypot, nan, sqrt
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
@@ -94,10 +94,11 @@ def cls_value(clsb: Measured, clb: Measured) -> Measured:
 def expected_cls(q_sb: Floats, q_b: Floats) -> tuple[Measured, ...]:
     r"""Give the CLs expected without a signal: its quantiles among background-only toys.
 
-    The error has two parts.  The count of signal-plus-background toys is binomial; and the
-    quantile of the background-only toys lies only so well, :math:`\delta = \sqrt{p(1-p)/n_b}`,
-    which moves CLs+b by half its difference between the quantiles at :math:`p \pm \delta`.  CLb has
-    no error of its own there: it is the quantile.
+    The error has two parts.  The count of signal-plus-background toys is binomial; and the shares
+    of background-only toys fluctuate by :math:`\delta = \sqrt{p(1-p)/n_b}`, which takes the band to
+    the toy that was at :math:`p \mp \delta` and adds :math:`\pm\delta` to its CLb.  Where q is
+    continuous CLb so stays at p and CLs+b alone moves; where many toys share one q the band stays
+    at it and CLb alone moves.
 
     Parameters
     ----------
@@ -126,10 +127,13 @@ def _band_error(q_sb: Floats, q_b: Floats, p: float) -> float:
     """Error of CLs where a share p of the sorted background-only toys lies below."""
     delta = sqrt(p * (1.0 - p) / len(q_b))
     at = np.quantile(q_b, np.clip([p - delta, p, p + delta], 0.0, 1.0), method="lower")
-    clsb = _share_above(q_sb, at)
-    moved = float(clsb[0] - clsb[2]) / 2.0
-    clb = float(_share_above(q_b, at[1:2])[0])
-    return sqrt(_binomial_error(float(clsb[1]), len(q_sb)) ** 2 + moved**2) / clb
+    clsb, clb = _share_above(q_sb, at), _share_above(q_b, at)
+    # All toys lie above the lowest q: its share cannot fluctuate.
+    shifts = np.array([-1.0, 0.0, 1.0]) * np.sqrt(clb * (1.0 - clb) / len(q_b))
+    cls = clsb / np.maximum(clb + shifts, 1.0 / len(q_b))
+    moved = float(cls[0] - cls[2]) / 2.0
+    counted = _binomial_error(float(clsb[1]), len(q_sb)) / float(clb[1])
+    return hypot(counted, moved)
 
 
 def _share_above(q_sorted: Floats, at: Floats) -> Floats:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from hepdask_ml.likelihood.fit import (
     available_processors,
     converged,
     fit_pair,
+    rows_at_once,
 )
 from hepdask_ml.likelihood.rates import expected_data
 from hepdask_ml.seeds import MICRO_BATCH, stream
@@ -125,10 +127,22 @@ class ToySettings:
     progress: Progress | None = None
 
     def __post_init__(self) -> None:
-        if self.toys < 1:
-            raise InputError(f"{self.toys} toys were asked for: at least one is needed")
-        if self.threads is not None and self.threads < 1:
-            raise InputError(f"{self.threads} threads were asked for: at least one is needed")
+        _check_count("toys", self.toys)
+        _check_count("starts", self.starts)
+        if self.threads is not None:
+            _check_count("threads", self.threads)
+        _check_integer("seed", self.seed)
+
+
+def _check_count(what: str, count: Any) -> None:
+    _check_integer(what, count)
+    if count < 1:
+        raise InputError(f"{what} is {count}: it must be at least one")
+
+
+def _check_integer(what: str, value: Any) -> None:
+    if not isinstance(value, Integral):
+        raise InputError(f"{what} is {value!r}: give an integer")
 
 
 def unit(model: CompiledModel, name: str, pars: Floats) -> Unit:
@@ -231,11 +245,14 @@ def evaluate(
         One for each unit; the same whatever the number of threads.
     """
     toys, starts = settings.toys, settings.starts
+    threads = settings.threads or available_processors()
+    fair = -(-toys * len(units) // (2 * threads * MICRO_BATCH)) * MICRO_BATCH
+    size = min(rows_at_once(model), max(fair, MICRO_BATCH))
     results = [ToyResults(np.empty(toys), np.empty(toys), np.empty(toys, np.int8)) for _ in units]
     chunks = [
-        (unit, result, slice(at, min(at + MICRO_BATCH, toys)))
+        (unit, result, slice(at, min(at + size, toys)))
         for unit, result in zip(units, results, strict=True)
-        for at in range(0, toys, MICRO_BATCH)
+        for at in range(0, toys, size)
     ]
 
     def work(chunk: tuple[Unit, ToyResults, slice]) -> int:
@@ -247,7 +264,7 @@ def evaluate(
         result.status[rows] = worse_status(pairs)
         return len(data)
 
-    pool = ThreadPoolExecutor(settings.threads or available_processors())
+    pool = ThreadPoolExecutor(threads)
     try:
         for done in pool.map(work, chunks):
             if settings.progress is not None:
