@@ -161,7 +161,7 @@ def data_driven() -> Workspace:
 
 def luminosity() -> Workspace:
     """A luminosity uncertainty, a constant parameter, and custom settings."""
-    parameters = [
+    parameters: list[dict[str, Any]] = [
         {
             "name": "lumi",
             "auxdata": [1.0],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from hypothesis import strategies as st
 from made_up import factor, histosys, normsys, per_bin, workspace
 
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
 rates = st.one_of(st.just(0.0), st.floats(0.5, 60.0), st.floats(-3.0, -0.5))
 factors = st.floats(0.5, 1.6)
 widths = st.one_of(st.just(0.0), st.floats(0.1, 5.0))
+
+
+def rounding(counts: Any) -> float:
+    """Give four roundings of the terms of -2 ln L that cancel: n ln nu and ln n! of each count."""
+    n = np.abs(np.asarray(counts, float))
+    return float(16.0 * np.finfo(float).eps * (n * np.log(n + 1.0) + 1.0).sum())
 
 
 @st.composite

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_up import MADE_UP, counting, histosys, normsys, one_bin, published, sample, workspace
-from strategies import workspaces
+from strategies import rounding, workspaces
 
 from hepdask_ml import InputError, compile_model
 from hepdask_ml.likelihood.rates import (
@@ -49,7 +49,7 @@ alphas = st.lists(
 @given(alpha=alphas, low=st.floats(0.05, 3.0), high=st.floats(0.05, 3.0))
 @pytest.mark.parametrize("code", [1, 4])
 def test_norm_factors_are_pyhfs(alpha: list[float], low: float, high: float, code: int) -> None:
-    interpolate = pyhf.interpolators.get(f"code{code}")([[[[low], [1.0], [high]]]])
+    interpolate = pyhf.interpolators.get(code)([[[[low], [1.0], [high]]]])
     theirs = np.asarray(interpolate(pyhf.tensorlib.astensor([alpha])))[0, 0, :, 0]
     ours = norm_factors(np.array(alpha)[:, None], np.array([low]), np.array([high]), code)[:, 0]
     # Code 4's sixth-order polynomial has coefficients of order 10 that cancel to a factor of 1.
@@ -58,9 +58,9 @@ def test_norm_factors_are_pyhfs(alpha: list[float], low: float, high: float, cod
 
 @settings(deadline=None)
 @given(alpha=alphas, low=st.floats(0.0, 50.0), high=st.floats(0.0, 50.0))
-@pytest.mark.parametrize(("code", "name"), [(0, "code0"), (2, "code2"), (4, "code4p")])
+@pytest.mark.parametrize(("code", "name"), [(0, 0), (2, 2), (4, "4p")])
 def test_shape_shifts_are_pyhfs(
-    alpha: list[float], low: float, high: float, code: int, name: str
+    alpha: list[float], low: float, high: float, code: int, name: int | str
 ) -> None:
     nominal = 20.0
     interpolate = pyhf.interpolators.get(name)([[[[low], [nominal], [high]]]])
@@ -116,7 +116,9 @@ def assert_pyhfs(model: CompiledModel, theirs: pyhf.Model, rng: np.random.Genera
     # ln nu of a rate that is the small difference of large ones loses the digits that cancelled,
     # and a negative rate has no likelihood: pyhf gives nan or, without events, any reward.
     defined = np.isfinite(nll) & (expected[:, : model.n_main] > 1e-4 * scale).all(axis=1)
-    np.testing.assert_allclose(ours[defined], nll[defined], rtol=RELATIVE, atol=1e-10)
+    np.testing.assert_allclose(
+        ours[defined], nll[defined], rtol=RELATIVE, atol=rounding(data.max(axis=0))
+    )
 
 
 def points(model: CompiledModel, rng: np.random.Generator) -> tuple[Any, Any]:
