@@ -356,7 +356,8 @@ def _take_lower(best: Minima, rows: NDArray[np.int64], found: Minima) -> NDArray
     """Put each lower minimum in place of the one of its row; gives the rows that changed."""
     order = np.lexsort((found.nll, rows))
     first = order[np.unique(rows[order], return_index=True)[1]]
-    lower_now = first[~(found.nll[first] > best.nll[rows[first]] - SAME_MINIMUM)]
+    higher = found.nll[first] > best.nll[rows[first]] - SAME_MINIMUM
+    lower_now = first[np.isfinite(found.nll[first]) & ~higher]
     changed = rows[lower_now]
     best.pars[changed] = found.pars[lower_now]
     best.profiled[changed] = found.profiled[lower_now]
@@ -383,7 +384,9 @@ def data_terms(model: CompiledModel, data: Floats) -> Floats:
     normal = model.constraint == 1
     poisson = np.concatenate([np.arange(model.n_main), model.aux_index[model.constraint == 2]])
     widths = float(np.log(2.0 * np.pi * model.sigma[normal] ** 2).sum())
-    return np.asarray(2.0 * _log_factorial(data[:, poisson]).sum(axis=1) + widths)
+    # Contiguous rows: numpy then sums each in the same order, whatever its neighbours.
+    counts = np.ascontiguousarray(data[:, poisson])
+    return np.asarray(2.0 * _log_factorial(counts).sum(axis=1) + widths)
 
 
 def _log_factorial(counts: Floats) -> Floats:

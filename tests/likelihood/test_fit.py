@@ -49,19 +49,18 @@ def random_toys(model: CompiledModel, seed: int, n: int = 6) -> Any:
 def assert_honest(model: CompiledModel, data: Any, fits: Any, poi: float | None) -> None:
     """Statuses are known, constant parameters constant, and -2 ln L is that of the parameters."""
     assert set(fits.status.tolist()) <= set(FitStatus)
-    started = fits.status != FitStatus.NOT_FINITE  # the others hold no point that means anything
-    assert np.isfinite(fits.pars[started]).all()
+    assert np.isfinite(fits.pars).all()
     held = model.fixed.copy()
     values = model.init.copy()
     if poi is not None:
         held[model.poi_index], values[model.poi_index] = True, poi
-    constant = fits.pars[started][:, held]
+    constant = fits.pars[:, held]
     np.testing.assert_array_equal(constant, np.tile(values[held], (len(constant), 1)))
-    free = fits.pars[started][:, ~held]
+    free = fits.pars[:, ~held]
     assert (free >= model.lower[~held]).all()
     assert (free <= model.upper[~held]).all()
-    # A rate below 1e-5 is the engine's floor, whose likelihood is not pyhf's.
-    above = (fits.status == FitStatus.CONVERGED) & (expected_rates(model, fits.pars) > 1e-4).all(
+    # Below zero lies the engine's floor, whose likelihood is not pyhf's.
+    above = (fits.status == FitStatus.CONVERGED) & (expected_rates(model, fits.pars) >= 0.0).all(
         axis=1
     )
     np.testing.assert_allclose(
@@ -144,7 +143,7 @@ def test_neighbours_chunks_and_threads_change_no_bit(name: str) -> None:
         np.testing.assert_array_equal(other.pars, whole.pars[rows])
         np.testing.assert_array_equal(other.status, whole.status[rows])
         # numpy sums ln n! in another order for a batch of one row: that is the last bits' size.
-        np.testing.assert_allclose(other.twice_nll, whole.twice_nll[rows], rtol=1e-12)
+        np.testing.assert_array_equal(other.twice_nll, whole.twice_nll[rows])
 
 
 @pytest.mark.parametrize("name", MADE_UP)
@@ -178,7 +177,7 @@ def test_hopeless_data_do_not_harm_their_neighbours(name: str) -> None:
     for row in (0, 2, 4):
         np.testing.assert_array_equal(together.pars[row], alone.pars[row])
         # Counts beyond the table of ln n! are summed in another order.
-        np.testing.assert_allclose(together.twice_nll[row], alone.twice_nll[row], rtol=1e-12)
+        np.testing.assert_array_equal(together.twice_nll[row], alone.twice_nll[row])
         assert together.status[row] == alone.status[row]
 
 

@@ -718,6 +718,8 @@ static int run(const Model& m, const Options& options, const Batch& batch) {
         const i64 j = job[l] < 0 ? 0 : job[l];
         set_lane(m, a, bounds, l, batch.data + batch.row[j] * m.n_data, batch.start + j * K, batch.poi[j]);
         for (i64 k = 0; k < K; ++k) a.x[k][l] = a.trial[k][l];
+        for (i64 g = 0; g < G; ++g)
+            a.accepted_gamma[g][l] = std::fmin(std::fmax(1.0, m.gamma_lower[g]), m.gamma_upper[g]);
         if (job[l] >= 0) ++working;
     };
     auto finish = [&](int l, int status) {
