@@ -28,7 +28,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Types, mypy strict."""
-    session.install("-e.[test,docs]", *LINT, "nox")
+    session.install("-e.[test,docs]", *LINT)
     session.run("mypy", *session.posargs)
 
 
