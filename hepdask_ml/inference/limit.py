@@ -44,6 +44,9 @@ MAX_EXTENSIONS = 24
 STRETCH = 1.4
 _ROOT_TOLERANCE = 1e-4
 _SMALLEST = 1e-15
+_VAGUE = 0.2
+"""Monte-Carlo error, as part of a limit, from which the reader is told."""
+
 _APART = 3.0
 _ALIKE = 0.02
 """Standard errors, and part of the limit, by which toys and asymptotics may differ untold."""
@@ -386,6 +389,15 @@ def _warnings(
         warnings.append(
             f"CLs does not cross the level between {points[0].mu:g} and {points[-1].mu:g} "
             f"({', '.join(missing)}): widen the scan or the bounds of the parameter"
+        )
+    vague = [
+        name
+        for name, limit in zip(names, limits, strict=True)
+        if limit.error > _VAGUE * limit.value
+    ]
+    if vague:
+        warnings.append(
+            f"toys leave an error above {100 * _VAGUE:g} % ({', '.join(vague)}): throw more"
         )
     apart = [
         name
