@@ -426,6 +426,8 @@ def test_reader_that_leaves_early_gets_no_traceback(workspace: Path) -> None:
 def test_interrupt_ends_in_a_sentence(workspace: Path) -> None:
     code = (
         "import os, signal, sys;"
+        # A test run in the background of a shell inherits the signal ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler);"
         "from hepdask_ml.ui import show; from hepdask_ml.ui.cli import main;"
         "show.ToyProgress.advance = lambda *_: os.kill(os.getpid(), signal.SIGINT);"
         "main(['limit', sys.argv[1], '--toys', '5000000', '--scan', '1:2:2'])"
