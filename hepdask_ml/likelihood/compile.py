@@ -7,7 +7,7 @@ The order decides what a row of parameters or of data means, so it is kept to th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -319,7 +319,6 @@ def _staterror_set(name: str, channels: tuple[Channel, ...]) -> _ParameterSet:
     covered: dict[str, set[str]] = {}
     for channel in channels:
         nominal, squares = np.zeros(channel.n_bins), np.zeros(channel.n_bins)
-        total = np.zeros(channel.n_bins)
         for sample in channel.samples:
             modifier = sample.modifiers.get(("staterror", name))
             if modifier is None:
@@ -393,75 +392,90 @@ def _configured(name: str, found: _ParameterSet, settings: ParameterSettings) ->
 # --- rates ---------------------------------------------------------------------------------------
 
 
+@dataclass(slots=True)
+class _Pieces:
+    """What scales and shifts the terms, collected modifier by modifier."""
+
+    scales: list[tuple[int, int]] = field(default_factory=list)
+    norms: list[tuple[int, int, float, float]] = field(default_factory=list)
+    shapes: list[tuple[int, int, Floats, Floats]] = field(default_factory=list)
+    factors: list[tuple[int, int]] = field(default_factory=list)
+
+
 def _terms(channels: tuple[Channel, ...], place: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
     """Arrays of `CompiledModel` that the rates are made of."""
     samples = tuple(sorted({sample.name for channel in channels for sample in channel.samples}))
-    channel_start = np.concatenate([[0], np.cumsum([channel.n_bins for channel in channels])])
+    first_bin = _offsets([channel.n_bins for channel in channels])
     terms = [
-        (c, int(first), channel, sample)
-        for c, (first, channel) in enumerate(zip(channel_start[:-1], channels, strict=True))
+        (int(first), channel, sample)
+        for first, channel in zip(first_bin[:-1], channels, strict=True)
         for sample in channel.samples
     ]
-    scales: list[tuple[int, int]] = []
-    norms: list[tuple[int, int, float, float]] = []
-    shapes: list[tuple[int, int, Floats, Floats]] = []
-    factors: list[tuple[int, int]] = []
+    pieces = _pieces(channels, place)
+    norms, shapes = pieces.norms, pieces.shapes
+    return {
+        "channel_names": tuple(channel.name for channel in channels),
+        "channel_start": first_bin,
+        "sample_names": samples,
+        "term_sample": _ints([samples.index(sample.name) for *_, sample in terms]),
+        "term_bin": _ints([first for first, _, _ in terms]),
+        "term_start": _offsets([channel.n_bins for _, channel, _ in terms]),
+        "nominal": np.array([rate for *_, sample in terms for rate in sample.data], np.float64),
+        "scale_term": _ints([t for t, _ in pieces.scales]),
+        "scale_par": _ints([par for _, par in pieces.scales]),
+        "norm_term": _ints([t for t, _, _, _ in norms]),
+        "norm_par": _ints([par for _, par, _, _ in norms]),
+        "norm_lo": np.array([low for _, _, low, _ in norms], np.float64),
+        "norm_hi": np.array([high for _, _, _, high in norms], np.float64),
+        "shape_term": _ints([t for t, _, _, _ in shapes]),
+        "shape_par": _ints([par for _, par, _, _ in shapes]),
+        "shape_start": _offsets([len(linear) for _, _, linear, _ in shapes]),
+        "shape_linear": np.concatenate([np.empty(0), *(linear for _, _, linear, _ in shapes)]),
+        "shape_curved": np.concatenate([np.empty(0), *(curved for _, _, _, curved in shapes)]),
+        "factor_cell": _ints([cell for cell, _ in pieces.factors]),
+        "factor_par": _ints([par for _, par in pieces.factors]),
+    }
+
+
+def _pieces(channels: tuple[Channel, ...], place: Mapping[str, tuple[int, int]]) -> _Pieces:
+    """Sort the modifiers of each term into what they do to its rates."""
+    pieces = _Pieces()
+    staterror_offset = _staterror_offsets(channels)
+    terms = [(channel, sample) for channel in channels for sample in channel.samples]
     cell = 0
-    staterror_used = _staterror_places(channels)
-    for t, (_, _, channel, sample) in enumerate(terms):
-        nominal = np.array(sample.data)
+    for t, (channel, sample) in enumerate(terms):
         for (kind, name), modifier in sorted(sample.modifiers.items()):
             first, size = place[name]
             if kind in ("normfactor", "lumi"):
-                scales.append((t, first))
+                pieces.scales.append((t, first))
             elif kind == "normsys":
-                norms.append((t, first, modifier.low[0], modifier.high[0]))
+                pieces.norms.append((t, first, modifier.low[0], modifier.high[0]))
             elif kind == "histosys":
                 low, high = np.array(modifier.low), np.array(modifier.high)
-                shapes.append((t, first, (high - low) / 2, (high + low) / 2 - nominal))
+                curved = (high + low) / 2 - np.array(sample.data)
+                pieces.shapes.append((t, first, (high - low) / 2, curved))
             else:
                 if kind == "staterror":
-                    first += staterror_used[name, channel.name]
+                    first += staterror_offset[name, channel.name]
                 elif size < channel.n_bins:
                     raise InputError(
                         f'shapefactor "{name}" has {size} components but channel '
                         f'"{channel.name}" has {channel.n_bins} bins: give each binning its own'
                     )
-                factors += [(cell + b, first + b) for b in range(channel.n_bins)]
+                pieces.factors += [(cell + b, first + b) for b in range(channel.n_bins)]
         cell += channel.n_bins
-    return {
-        "channel_names": tuple(channel.name for channel in channels),
-        "channel_start": channel_start.astype(np.intp),
-        "sample_names": samples,
-        "term_sample": np.array([samples.index(sample.name) for *_, sample in terms], np.intp),
-        "term_bin": np.array([first for _, first, _, _ in terms], np.intp),
-        "term_start": _offsets([channel.n_bins for _, _, channel, _ in terms]),
-        "nominal": np.array([rate for *_, sample in terms for rate in sample.data], np.float64),
-        "scale_term": _ints([t for t, _ in scales]),
-        "scale_par": _ints([par for _, par in scales]),
-        "norm_term": _ints([norm[0] for norm in norms]),
-        "norm_par": _ints([norm[1] for norm in norms]),
-        "norm_lo": np.array([norm[2] for norm in norms], np.float64),
-        "norm_hi": np.array([norm[3] for norm in norms], np.float64),
-        "shape_term": _ints([shape[0] for shape in shapes]),
-        "shape_par": _ints([shape[1] for shape in shapes]),
-        "shape_start": _offsets([len(shape[2]) for shape in shapes]),
-        "shape_linear": np.concatenate([np.empty(0), *(shape[2] for shape in shapes)]),
-        "shape_curved": np.concatenate([np.empty(0), *(shape[3] for shape in shapes)]),
-        "factor_cell": _ints([cell for cell, _ in factors]),
-        "factor_par": _ints([par for _, par in factors]),
-    }
+    return pieces
 
 
-def _staterror_places(channels: tuple[Channel, ...]) -> dict[tuple[str, str], int]:
+def _staterror_offsets(channels: tuple[Channel, ...]) -> dict[tuple[str, str], int]:
     """Component of a staterror that serves the first bin of a channel."""
-    places: dict[tuple[str, str], int] = {}
+    offsets: dict[tuple[str, str], int] = {}
     length: dict[str, int] = {}
     for channel in channels:
         for name in {m.name for s in channel.samples for m in _of_kind(s, "staterror")}:
-            places[name, channel.name] = length.get(name, 0)
+            offsets[name, channel.name] = length.get(name, 0)
             length[name] = length.get(name, 0) + channel.n_bins
-    return places
+    return offsets
 
 
 def _strange_factors(channels: tuple[Channel, ...]) -> Iterator[str]:
