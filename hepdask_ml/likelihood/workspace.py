@@ -280,6 +280,8 @@ def _modifier(value: Any, sample: str, n_bins: int) -> Modifier:
     data = _entry(record, "data", where)
     if kind in ("shapesys", "staterror"):
         widths = _numbers(data, where)
+        if any(0.0 < width < 1.0 / _LARGEST for width in widths):
+            raise InputError(f"{where} has uncertainties that are almost zero: give zero for none")
         _expect_length(len(widths), n_bins, where)
         return Modifier(kind, name, widths=widths)
     data = _mapping(data, f"the data of {where}")

@@ -102,6 +102,13 @@ def test_a_shapesys_belongs_to_one_sample() -> None:
         compile_model(spec)
 
 
+def test_uncertainties_whose_squares_vanish_are_refused() -> None:
+    spec = two_bins()
+    spec["channels"][0]["samples"][1]["modifiers"][0]["data"] = [1e-200, 1.0]
+    with pytest.raises(InputError, match="almost zero"):
+        compile_model(spec)
+
+
 def test_a_shapefactor_needs_equal_binnings() -> None:
     spec = control_region()
     for channel in spec["channels"]:
@@ -204,7 +211,7 @@ def test_mutated_workspaces_compile_or_say_why(spec: Any, data: st.DataObject) -
             place = place[key]
         action = data.draw(st.sampled_from(["replace", "delete", "repeat"]))
         if action == "replace":
-            place[path[-1]] = data.draw(STRANGE)
+            place[path[-1]] = copy.deepcopy(data.draw(STRANGE))
         elif action == "delete":
             del place[path[-1]]
         elif isinstance(place, list):
