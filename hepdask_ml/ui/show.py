@@ -86,7 +86,8 @@ class ToyProgress:
         self._bar.advance(self._task, toys)
 
     def __enter__(self) -> ToyProgress:
-        self._bar.start()
+        if not self._bar.disable:
+            self._bar.start()
         return self
 
     def __exit__(
@@ -95,7 +96,8 @@ class ToyProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bar.stop()
+        if not self._bar.disable:  # older versions of rich end even a hidden bar with a new line
+            self._bar.stop()
 
 
 class _Rate(ProgressColumn):
