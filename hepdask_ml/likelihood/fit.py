@@ -7,7 +7,9 @@ statistic needs.  A batch never raises for one of its rows: each row carries a `
 
 Real likelihoods have several minima, because many systematic uncertainties are one-sided.  From
 each minimum found the engine looks along every such parameter for another basin (`kernels`), fits
-from there, and keeps the lowest minimum; ``starts`` bounds the fits of one round of this search.
+from there, and keeps the lowest minimum.  ``starts`` bounds the fits of one round of this search;
+those beyond the default begin at random points around the first minimum, for likelihoods in which
+many parameters have to move together.
 """
 
 from __future__ import annotations
@@ -36,6 +38,10 @@ if TYPE_CHECKING:
 
 DEFAULT_STARTS = 8
 """Fits of one data set in one round of the search; few data sets need more than one."""
+
+NORMAL = 1
+UNCONSTRAINED_SPREAD = 0.5
+"""Standard deviation of the random starts of parameters without a Gaussian constraint."""
 
 DISTINCT = 1e-4
 RUNNER_UP = 1.0
@@ -165,7 +171,7 @@ def fit(
         Value at which the parameter of interest is held; free if not given.
     starts : int
         Fits of one data set at most in each round of the search for the lowest minimum; 1 keeps
-        the first minimum found.
+        the first minimum found, more than `DEFAULT_STARTS` adds random starting points.
     init : (n_pars,) float array, optional
         Where the first fit starts; the model's initial values if not given.
     threads : int, optional
@@ -287,8 +293,23 @@ class _Problem:
     def beside(self, rows: NDArray[np.int64], pars: Floats) -> _Starts:
         """Points in other basins than the minima ``pars``."""
         poi = np.full(len(rows), self.poi)
-        index, points = other_starts(self.lowered, self.data, rows, pars, poi, self.starts - 1)
+        most = min(self.starts, DEFAULT_STARTS) - 1
+        index, points = other_starts(self.lowered, self.data, rows, pars, poi, most)
         return _Starts(rows[index], points)
+
+    def around(self, rows: NDArray[np.int64], pars: Floats) -> _Starts:
+        """Points anywhere around the minima ``pars``, for starts beyond the default."""
+        shifts = _shifts(max(self.starts - DEFAULT_STARTS, 0), pars.shape[1])
+        arrays = self.lowered.arrays
+        scale = np.where(arrays["par_kind"] == NORMAL, arrays["par_width"], UNCONSTRAINED_SPREAD)
+        points = pars[None, :, :] + (shifts * scale)[:, None, :]
+        return _Starts(np.tile(rows, len(shifts)), points.reshape(-1, pars.shape[1]))
+
+
+@cache
+def _shifts(n_starts: int, n_pars: int) -> Floats:
+    """(n_starts, n_pars) steps in standard deviations, the same ones for every data set."""
+    return np.random.default_rng(0).normal(size=(n_starts, n_pars))
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +318,11 @@ class _Starts:
 
     rows: NDArray[np.int64]
     pars: Floats
+
+    def __add__(self, other: _Starts) -> _Starts:
+        return _Starts(
+            np.concatenate([self.rows, other.rows]), np.concatenate([self.pars, other.pars])
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,10 +342,9 @@ def _lowest(problem: _Problem, start: Floats, also: _Starts | None = None) -> _F
     tried, found = [rows], [best.copy()]
     for _ in range(MAX_ROUNDS if problem.starts > 1 else 0):
         beside = problem.beside(rows, best.pars[rows])
-        if also is not None and len(tried) == 1:
-            beside = _Starts(
-                np.concatenate([beside.rows, also.rows]), np.concatenate([beside.pars, also.pars])
-            )
+        if len(tried) == 1:
+            beside += problem.around(rows, best.pars)
+            beside += _Starts(rows[:0], best.pars[:0]) if also is None else also
         if not len(beside.rows):
             break
         tried.append(beside.rows)

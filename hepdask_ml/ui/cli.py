@@ -129,7 +129,8 @@ _SHARED = [
         default=8,
         show_default=True,
         metavar="N",
-        help="Fits of a toy at most in each round of the search for its lowest minimum.",
+        help="Fits of a toy at most in each round of the search for its lowest minimum; those "
+        "beyond 8 start at random.",
     ),
     click.option(
         "-o",

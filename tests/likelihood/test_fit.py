@@ -255,3 +255,12 @@ def test_a_poi_is_needed_to_hold_one() -> None:
     model = compile_model(one_sided(), poi="")
     with pytest.raises(InputError, match="no parameter of interest"):
         model.fit(poi=1.0)
+
+
+def test_random_starts_hardly_improve_on_the_search() -> None:
+    model = compile_model(MADE_UP["one-sided"])
+    start = model.fit(poi=1.0).pars[0]
+    toys = throw(model, unit(model, "starts", start), seed=4, start=0, stop=400)
+    search, random = (fit(model, toys, poi=1.0, init=start, starts=n).twice_nll for n in (8, 30))
+    assert (random <= search + 1e-9).all()
+    assert (search > random + 1e-3).mean() <= 0.01
