@@ -118,7 +118,7 @@ struct Lanes {
 };
 
 static Lanes make_lanes(const Model& m, Scratch& s) {
-    Lanes a;
+    Lanes a{};
     const i64 B = m.n_bins, K = m.n_pars, G = m.n_gammas;
     a.n = s.take(B), a.aux = s.take(K), a.gamma_aux = s.take(G);
     a.trial = s.take(K), a.J = s.take(B * K), a.W = s.take(B), a.r = s.take(B), a.rate = s.take(B);
@@ -714,7 +714,7 @@ static int run(const Model& m, const Options& options, const Batch& batch) {
         job[l] = next < batch.n_fits ? next++ : -1;
         iterations[l] = shortened[l] = 0;
         fresh[l] = true;
-        a.accepted_nll[l] = before[l] = INFINITY;
+        a.accepted_nll[l] = a.slope[l] = before[l] = INFINITY;
         const i64 j = job[l] < 0 ? 0 : job[l];
         set_lane(m, a, bounds, l, batch.data + batch.row[j] * m.n_data, batch.start + j * K, batch.poi[j]);
         for (i64 k = 0; k < K; ++k) a.x[k][l] = a.trial[k][l];
