@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_up import MADE_UP, MU, counting, data_driven, one_bin, one_sided, sample, workspace
+from made_up import (
+    MADE_UP,
+    MU,
+    counting,
+    data_driven,
+    one_bin,
+    one_sided,
+    published,
+    sample,
+    workspace,
+)
 from reference import minuit, slopes
 from strategies import workspaces
 
@@ -18,6 +28,8 @@ from hepdask_ml.likelihood.fit import FitStatus, fit, fit_pair
 from hepdask_ml.likelihood.rates import expected_rates, twice_nll
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from hepdask_ml import CompiledModel
 
 CODES = [
@@ -264,3 +276,16 @@ def test_random_starts_hardly_improve_on_the_search() -> None:
     search, random = (fit(model, toys, poi=1.0, init=start, starts=n).twice_nll for n in (8, 30))
     assert (random <= search + 1e-9).all()
     assert (search > random + 1e-3).mean() <= 0.01
+
+
+@published
+def test_rows_of_published_likelihoods_do_not_mix(path: Path) -> None:
+    """Here fits are long enough to use all that the engine remembers of its last steps."""
+    model = compile_model(path)
+    start = model.fit(poi=1.0).pars[0]
+    toys = throw(model, unit(model, "rows", start), seed=6, start=0, stop=700)
+    together = fit_pair(model, toys, 1.0, init=start, threads=1)
+    order = np.random.default_rng(3).permutation(len(toys))
+    shuffled = fit_pair(model, toys[order], 1.0, init=start, threads=2)
+    for name in ("poi_hat", "twice_nll_fixed", "twice_nll_free", "status_free"):
+        np.testing.assert_array_equal(getattr(shuffled, name), getattr(together, name)[order])

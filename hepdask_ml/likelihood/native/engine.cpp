@@ -558,16 +558,15 @@ static void apply_inverse(const Model& m, Lanes& a, V* q) {
 // Secant memory.  D + J^T W J leaves out the mixed second derivatives of the rates; the last steps
 // and gradient changes put them back (L-BFGS around the Newton matrix; Nocedal and Wright, 7.2).
 // Most fits end before; the long ones are those whose mixed derivatives matter.
-constexpr int MEMORY = 6;
+constexpr int MEMORY = 4;
 constexpr int LATE = 30;
 constexpr double NEAR = 0.01;
 constexpr double SLOW = 0.2;
 
 struct Memory {
-    V *s, *y;  // (MEMORY, n_pars) steps taken and gradient changes; zero where a lane took none
+    V *s, *y;  // (MEMORY, n_pars) steps taken and gradient changes, each lane's newest first
     V *point, *grad;  // (n_pars) the last accepted point and the gradient there
     V used[MEMORY], late;
-    int newest;
 };
 
 static void newton_step(const Model& m, Lanes& a, const Memory& memory) {
@@ -577,27 +576,24 @@ static void newton_step(const Model& m, Lanes& a, const Memory& memory) {
     const int pairs = any(memory.late > zero) ? MEMORY : 0;
     for (i64 k = 0; k < K; ++k) a.newton[k] = pick(a.dinv[k] > zero, a.grad[k], zero);
     for (int i = 0; i < pairs; ++i) {
-        const int slot = (memory.newest - i + MEMORY) % MEMORY;
-        const V *s = memory.s + slot * K, *y = memory.y + slot * K;
-        V sy = zero, ss = zero, yy = zero, sq = zero;
+        const V *s = memory.s + i * K, *y = memory.y + i * K;
+        V sy = zero, ss = zero, sq = zero;
         for (i64 k = 0; k < K; ++k) {
             V sk = pick(a.dinv[k] > zero, s[k], zero);
             sy += sk * y[k], sq += sk * a.newton[k];
             ss += sk * sk * y[k] * y[k];
-            yy += sk * sk;
         }
-        I good = (memory.used[slot] > zero) & (memory.late > zero) & (sy > splat(1e-8) * vsqrt(ss));
-        rho[slot] = pick(good, splat(1.0) / pick(good, sy, splat(1.0)), zero);
-        along[slot] = rho[slot] * sq;
-        for (i64 k = 0; k < K; ++k) a.newton[k] -= along[slot] * pick(a.dinv[k] > zero, y[k], zero);
+        I good = (memory.used[i] > zero) & (memory.late > zero) & (sy > splat(1e-8) * vsqrt(ss));
+        rho[i] = pick(good, splat(1.0) / pick(good, sy, splat(1.0)), zero);
+        along[i] = rho[i] * sq;
+        for (i64 k = 0; k < K; ++k) a.newton[k] -= along[i] * pick(a.dinv[k] > zero, y[k], zero);
     }
     apply_inverse(m, a, a.newton);
     for (int i = pairs - 1; i >= 0; --i) {
-        const int slot = (memory.newest - i + MEMORY) % MEMORY;
-        const V *s = memory.s + slot * K, *y = memory.y + slot * K;
+        const V *s = memory.s + i * K, *y = memory.y + i * K;
         V yr = zero;
         for (i64 k = 0; k < K; ++k) yr += y[k] * a.newton[k];
-        V change = along[slot] - rho[slot] * yr;
+        V change = along[i] - rho[i] * yr;
         for (i64 k = 0; k < K; ++k) a.newton[k] += change * pick(a.dinv[k] > zero, s[k], zero);
     }
     for (i64 k = 0; k < K; ++k) a.newton[k] = -a.newton[k];
@@ -678,20 +674,23 @@ static Bounds make_bounds(const Model& m, Scratch& s) {
 
 // Keeps the step just accepted and the change of the gradient, and the gradient for the next one.
 static void remember(const Model& m, const Lanes& a, Memory& memory, I accepted, const bool* fresh) {
-    const V zero = splat(0.0), one = splat(1.0);
+    const V one = splat(1.0);
     const i64 K = m.n_pars;
     I again = accepted;
     for (int l = 0; l < L; ++l)
         if (fresh[l]) again[l] = 0;
-    memory.newest = (memory.newest + 1) % MEMORY;
-    V *s = memory.s + memory.newest * K, *y = memory.y + memory.newest * K;
+    for (int i = MEMORY - 1; i > 0; --i) {
+        V *s = memory.s + i * K, *y = memory.y + i * K;
+        for (i64 k = 0; k < K; ++k) s[k] = pick(again, s[k - K], s[k]), y[k] = pick(again, y[k - K], y[k]);
+        memory.used[i] = pick(again, memory.used[i - 1], memory.used[i]);
+    }
+    memory.used[0] = pick(again, one, memory.used[0]);
     for (i64 k = 0; k < K; ++k) {
-        s[k] = pick(again, a.x[k] - memory.point[k], zero);
-        y[k] = pick(again, a.grad[k] - memory.grad[k], zero);
+        memory.s[k] = pick(again, a.x[k] - memory.point[k], memory.s[k]);
+        memory.y[k] = pick(again, a.grad[k] - memory.grad[k], memory.y[k]);
         memory.point[k] = pick(accepted, a.x[k], memory.point[k]);
         memory.grad[k] = pick(accepted, a.grad[k], memory.grad[k]);
     }
-    memory.used[memory.newest] = pick(again, one, zero);
     for (int l = 0; l < L; ++l)
         if (fresh[l])
             for (V& used : memory.used) used[l] = 0.0;
@@ -706,7 +705,7 @@ static int run(const Model& m, const Options& options, const Batch& batch) {
     const i64 K = m.n_pars, G = m.n_gammas;
     V* A = scratch.take(G);
     Bounds bounds = make_bounds(m, scratch);
-    Memory memory{scratch.take(MEMORY * K), scratch.take(MEMORY * K), scratch.take(K), scratch.take(K), {}, {}, 0};
+    Memory memory{scratch.take(MEMORY * K), scratch.take(MEMORY * K), scratch.take(K), scratch.take(K), {}, {}};
     i64 job[L], iterations[L], shortened[L], next = 0, working = 0;
     double before[L];
     bool fresh[L];
