@@ -1,8 +1,7 @@
-"""Every error of the package, and the doors to modules that are loaded late.
+"""Every error of the package, and the way to modules that are loaded late.
 
-There is one base and three families that say whose turn it is: `InputError` (mend the input),
-`CampaignError` (look at the ledger or the plan) and `SiteError` (something is missing on this
-machine: workers, a GPU, a package).  A message says what was found and where, what is allowed, and
+The class says whose turn it is: with `InputError` the input has to be mended, any other
+`HepdaskError` is no fault of it.  A message says what was found and where, what is allowed, and
 what to do, in one sentence.
 """
 
@@ -28,42 +27,6 @@ class InputError(HepdaskError, ValueError):
     """The input is wrong; the message says where and what to do."""
 
     exit_code = 2
-
-
-class CampaignError(HepdaskError):
-    """A job cannot go on; its ledger or its plan says why."""
-
-
-class SiteError(HepdaskError):
-    """The machine or site lacks something that the job needs."""
-
-
-def require(name: str, extra: str) -> Any:
-    """Import an optional package, or say which extra brings it.
-
-    Parameters
-    ----------
-    name : str
-        The module.
-    extra : str
-        The extra of this package that installs it.
-
-    Returns
-    -------
-    module
-        The imported module.
-
-    Raises
-    ------
-    SiteError
-        If it is not installed.
-    """
-    try:
-        return import_module(name)
-    except ModuleNotFoundError:
-        raise SiteError(
-            f"{name} is not installed here: run pip install 'hepdask-ml[{extra}]'"
-        ) from None
 
 
 def late(name: str) -> Any:

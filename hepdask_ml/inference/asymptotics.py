@@ -79,28 +79,40 @@ def asymptotic_discovery(q0: float) -> tuple[float, float]:
     p_value, significance : float
         The significance in standard deviations, one-sided.
     """
-    return _tail(sqrt(q0)), sqrt(q0)
+    return normal_tail(sqrt(q0)), sqrt(q0)
 
 
-def _tail(z: float) -> float:
+def normal_tail(z: float) -> float:
+    """Give the probability above z standard deviations.
+
+    Parameters
+    ----------
+    z : float
+        Standard deviations.
+
+    Returns
+    -------
+    float
+        1 - Phi(z), not zero far out.
+    """
     # NormalDist.cdf rounds to zero beyond 8.3 standard deviations.
     return 0.5 * erfc(z / _ROOT_TWO)
 
 
 def _one_sided_cls(distance: float, shift: float) -> float:
     """CLs where the statistic lies ``distance`` standard deviations from its background median."""
-    clb = _tail(distance)
-    return _tail(distance + shift) / clb if clb > 0.0 else nan
+    clb = normal_tail(distance)
+    return normal_tail(distance + shift) / clb if clb > 0.0 else nan
 
 
 def _two_sided_cls(root: float, shift: float) -> float:
     """CLs of t_mu, whose root is |z| with signal and |z + shift| without (eq. 35)."""
     clb = _two_sided_clb(root, shift)
-    return 2.0 * _tail(root) / clb if clb > 0.0 else nan
+    return 2.0 * normal_tail(root) / clb if clb > 0.0 else nan
 
 
 def _two_sided_clb(root: float, shift: float) -> float:
-    return _tail(root + shift) + _tail(root - shift)
+    return normal_tail(root + shift) + normal_tail(root - shift)
 
 
 def _two_sided_root(band: int, shift: float) -> float:

@@ -383,7 +383,6 @@ def prepare(
     compiled = bounded(compile_model(model, data=data), kind)
     if compiled.poi_index < 0:
         raise InputError("the model has no parameter of interest: name one with poi=")
-    # pyhf.infer.calculators: q0 asks how expected an excess of a signal of strength one is.
     null = compiled.fit(observed(compiled), poi=checked_poi(compiled, 0.0), starts=starts)
     if not null.converged[0]:
         raise HepdaskError(

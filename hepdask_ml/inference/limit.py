@@ -24,7 +24,7 @@ from hepdask_ml.inference.hypotest import (
     test_point,
     unconverged_warning,
 )
-from hepdask_ml.inference.pvalues import BANDS, UNDEFINED, Measured
+from hepdask_ml.inference.pvalues import BAND_NAMES, BANDS, UNDEFINED, Measured
 from hepdask_ml.inference.statistics import checked_test_statistic
 from hepdask_ml.inference.toys import ToySettings
 from hepdask_ml.likelihood.fit import DEFAULT_STARTS
@@ -382,7 +382,7 @@ def _warnings(
     for point in points:
         of_point = unconverged_warning([point.toys_sb, point.toys_b])
         warnings += [text for text in point.warnings if text not in (*of_point, *warnings)]
-    names = ["observed", *(f"{band:+d} sigma" if band else "median" for band in BANDS)]
+    names = ["observed", *BAND_NAMES]
     formulae = (asymptotic.observed, *asymptotic.expected)
     missing = [name for name, limit in zip(names, limits, strict=True) if not isfinite(limit.value)]
     if missing:

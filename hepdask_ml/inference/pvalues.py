@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 BANDS = (-2, -1, 0, 1, 2)
 """Standard deviations of the expected bands; -2 is the smallest CLs and the strongest limit."""
 
+BAND_NAMES = tuple(f"{band:+d} sigma" if band else "median" for band in BANDS)
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:

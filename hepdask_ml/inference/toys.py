@@ -168,7 +168,7 @@ def unit(model: CompiledModel, name: str, pars: Floats) -> Unit:
         If an expected rate is not finite or too large to be drawn.
     """
     expected = expected_data(model, pars)[0]
-    counts = _counts(model)
+    counts = model.count_index
     if not (expected[counts] < LARGEST_RATE).all():
         place = int(counts[np.argmax(~(expected[counts] < LARGEST_RATE))])
         raise InputError(
@@ -199,7 +199,7 @@ def throw(model: CompiledModel, unit: Unit, *, seed: int, start: int, stop: int)
     (stop - start, n_data) float array
         Main and auxiliary data.
     """
-    counts, normal = _counts(model), model.constraint == 1
+    counts, normal = model.count_index, model.constraint == 1
     rates, gauss = unit.expected[counts], model.aux_index[normal]
     means, widths = unit.expected[gauss], model.sigma[normal]
     first, last = start // MICRO_BATCH, -(-stop // MICRO_BATCH)
@@ -210,11 +210,6 @@ def throw(model: CompiledModel, unit: Unit, *, seed: int, start: int, stop: int)
         rows[:, counts] = rng.poisson(rates, (MICRO_BATCH, len(rates)))
         rows[:, gauss] = rng.normal(means, widths, (MICRO_BATCH, len(means)))
     return data[start - first * MICRO_BATCH : stop - first * MICRO_BATCH]
-
-
-def _counts(model: CompiledModel) -> NDArray[np.intp]:
-    """Positions of Poisson data: bins, and auxiliary data of Poisson constraints."""
-    return np.concatenate([np.arange(model.n_main), model.aux_index[model.constraint == 2]])
 
 
 def evaluate(

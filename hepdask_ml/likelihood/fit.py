@@ -407,10 +407,9 @@ def data_terms(model: CompiledModel, data: Floats) -> Floats:
         2 ln n! of every Poisson count, and ln(2 pi sigma^2) of every Gaussian constraint.
     """
     normal = model.constraint == 1
-    poisson = np.concatenate([np.arange(model.n_main), model.aux_index[model.constraint == 2]])
     widths = float(np.log(2.0 * np.pi * model.sigma[normal] ** 2).sum())
     # Contiguous rows: numpy then sums each in the same order, whatever its neighbours.
-    counts = np.ascontiguousarray(data[:, poisson])
+    counts = np.ascontiguousarray(data[:, model.count_index])
     return np.asarray(2.0 * _log_factorial(counts).sum(axis=1) + widths)
 
 
@@ -506,7 +505,7 @@ def checked_data(model: CompiledModel, data: Floats) -> Floats:
         raise InputError(
             f"data set {toy} has {data[toy, place]} at position {place}: all data must be finite"
         )
-    counts = np.concatenate([np.arange(model.n_main), model.aux_index[model.constraint == 2]])
+    counts = model.count_index
     if (data[:, counts] < 0).any():
         toy, place = np.argwhere(data[:, counts] < 0)[0]
         raise InputError(

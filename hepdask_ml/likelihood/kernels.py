@@ -56,15 +56,12 @@ class Lowered:
     ----------
     kept, profiled : (n_kept,), (n_profiled,) int array
         Their positions among the model's parameters.
-    n_data : int
-        Length of a data row.
     record : ctypes structure
         The pointers; ``arrays`` keeps what they point at alive.
     """
 
     kept: Ints
     profiled: Ints
-    n_data: int
     record: ctypes.Structure
     arrays: dict[str, NDArray[Any]]
 
@@ -447,7 +444,7 @@ def _pack(model: CompiledModel, terms: list[_Term]) -> Lowered:
         model.norm_code, model.shape_code,
     )  # fmt: skip
     record = _Model(*sizes, *(arrays[name].ctypes.data for name in _ARRAY_FIELDS))
-    return Lowered(kept, profiled, len(model.data), record, arrays)
+    return Lowered(kept, profiled, record, arrays)
 
 
 def _curved(model: CompiledModel, terms: list[_Term], place: Ints) -> dict[str, Ints]:

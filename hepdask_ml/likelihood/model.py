@@ -160,6 +160,11 @@ class CompiledModel:
         return self.n_data - self.n_main
 
     @property
+    def count_index(self) -> Ints:
+        """(n_counts,) positions in ``data`` of Poisson data: bins, then auxiliary counts."""
+        return np.concatenate([np.arange(self.n_main), self.aux_index[self.constraint == 2]])
+
+    @property
     def poi_name(self) -> str | None:
         """Name of the parameter of interest."""
         return None if self.poi_index < 0 else self.par_names[self.poi_index]

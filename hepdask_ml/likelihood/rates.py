@@ -129,7 +129,7 @@ def twice_nll(model: CompiledModel, pars: Floats, data: Floats) -> Floats:
     normal = model.constraint == 1
     aux = model.aux_index[normal]
     sigma = model.sigma[normal]
-    counts = np.concatenate([np.arange(model.n_main), model.aux_index[model.constraint == 2]])
+    counts = model.count_index
     n, rate = np.broadcast_arrays(data[:, counts], expected[:, counts])
     with np.errstate(divide="ignore", invalid="ignore"):
         log_rate = np.log(rate)

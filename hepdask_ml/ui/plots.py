@@ -5,7 +5,7 @@ Figures are made without pyplot, so that nothing global stays changed.
 
 from __future__ import annotations
 
-from math import erfc, isfinite, nan, sqrt
+from math import isfinite, nan, sqrt
 from typing import TYPE_CHECKING, Any, cast
 
 import matplotlib as mpl
@@ -13,7 +13,7 @@ import mplhep
 import numpy as np
 from matplotlib.figure import Figure
 
-from hepdask_ml.inference.asymptotics import asymptotic_cls
+from hepdask_ml.inference.asymptotics import asymptotic_cls, normal_tail
 from hepdask_ml.inference.pvalues import BANDS
 from hepdask_ml.ui.show import measured_text
 
@@ -222,20 +222,16 @@ def _tails(kind: str, tail: Tail, edges: Floats, shift: float) -> Floats:
 def _tail_sb(root: float, shift: float, kind: str) -> float:
     """P(q >= root^2 | s+b), eqs. 36, 57 and 65 of Eur. Phys. J. C 71 (2011) 1554."""
     if kind == "t":
-        return 2.0 * _tail(root)
+        return 2.0 * normal_tail(root)
     if kind == "qtilde" and root > shift:
-        return _tail((root**2 + shift**2) / (2.0 * shift))
-    return _tail(root)
+        return normal_tail((root**2 + shift**2) / (2.0 * shift))
+    return normal_tail(root)
 
 
 def _tail_b(root: float, shift: float, kind: str) -> float:
     """P(q >= root^2 | b), eqs. 35, 56 and 64 of Eur. Phys. J. C 71 (2011) 1554."""
     if kind == "t":
-        return _tail(root + shift) + _tail(root - shift)
+        return normal_tail(root + shift) + normal_tail(root - shift)
     if kind == "qtilde" and root > shift:
-        return _tail((root**2 - shift**2) / (2.0 * shift))
-    return _tail(root - shift)
-
-
-def _tail(z: float) -> float:
-    return 0.5 * erfc(z / sqrt(2.0))
+        return normal_tail((root**2 - shift**2) / (2.0 * shift))
+    return normal_tail(root - shift)

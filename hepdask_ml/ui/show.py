@@ -26,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hepdask_ml.inference.hypotest import number
-from hepdask_ml.inference.pvalues import BANDS
+from hepdask_ml.inference.pvalues import BAND_NAMES, BANDS
 from hepdask_ml.likelihood.fit import FitStatus
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 UNKNOWN = "–"  # noqa: RUF001 - the sign for "no number" in tables
 STATISTIC_NAMES = {"q0": "q0", "q": "q", "qtilde": "q-tilde", "t": "t"}
-_BAND_NAMES = {0: "median", **{band: f"{band:+d} sigma" for band in BANDS if band}}
 
 
 class ToyProgress:
@@ -354,8 +353,9 @@ def _limit_title(limit: Limit) -> str:
 
 def _limit_cells(limit: Limit) -> tuple[list[str], list[list[str]]]:
     rows = [["observed", measured_text(limit.observed), number_text(limit.asymptotic.observed)]]
-    for band, toys, formula in zip(BANDS, limit.expected, limit.asymptotic.expected, strict=True):
-        rows.append([f"expected, {_BAND_NAMES[band]}", measured_text(toys), number_text(formula)])
+    formulae = limit.asymptotic.expected
+    for name, toys, formula in zip(BAND_NAMES, limit.expected, formulae, strict=True):
+        rows.append([f"expected, {name}", measured_text(toys), number_text(formula)])
     return ["limit", "toys", "asymptotic"], rows
 
 
@@ -387,10 +387,9 @@ def _hypotest_cells(test: HypoTest) -> tuple[list[str], list[list[str]]]:
         ["CLb", measured_text(test.clb), ""],
         ["CLs", measured_text(test.cls), number_text(test.asymptotic.observed)],
     ]
-    for band, toys, formula in zip(BANDS, test.expected, test.asymptotic.expected, strict=True):
-        rows.append(
-            [f"expected CLs, {_BAND_NAMES[band]}", measured_text(toys), number_text(formula)]
-        )
+    formulae = test.asymptotic.expected
+    for name, toys, formula in zip(BAND_NAMES, test.expected, formulae, strict=True):
+        rows.append([f"expected CLs, {name}", measured_text(toys), number_text(formula)])
     return ["", "toys", "asymptotic"], rows
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import gzip
+import inspect
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import made_up
 import pytest
@@ -20,6 +21,9 @@ from hypothesis import strategies as st
 import hepdask_ml
 from hepdask_ml.errors import late
 from hepdask_ml.ui.cli import main
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FEW = ["--toys", "60", "--scan", "0.5:4:3"]
 
@@ -437,3 +441,16 @@ def test_interrupt_ends_in_a_sentence(workspace: Path) -> None:
     assert done.returncode == 130
     assert not done.stdout
     assert done.stderr == "Error: interrupted before the end: there is no result\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "ask"), [("limit", hepdask_ml.upper_limit), ("hypotest", hepdask_ml.hypotest)]
+)
+def test_defaults_are_those_of_python(command: str, ask: Callable[..., Any]) -> None:
+    # The command line writes them out, because it starts without the modules that hold them.
+    parameters = inspect.signature(ask).parameters
+    options = {option.name: option.default for option in main.commands[command].params}
+    shared = ("toys", "seed", "test_statistic", "starts")
+    assert {name: options[name] for name in shared} == {
+        name: parameters[name].default for name in shared
+    }
