@@ -80,15 +80,12 @@ class Minima:
         -ln L without the terms that depend on the data alone.
     status : (n_fits,) int8 array
         `hepdask_ml.likelihood.fit.FitStatus`.
-    iterations : (n_fits,) int32 array
-        Evaluations of the likelihood that the fit took.
     """
 
     pars: Floats
     profiled: Floats
     nll: Floats
     status: NDArray[np.int8]
-    iterations: NDArray[np.int32]
 
     def copy(self) -> Minima:
         """Give a copy that shares nothing."""
@@ -97,7 +94,6 @@ class Minima:
             self.profiled.copy(),
             self.nll.copy(),
             self.status.copy(),
-            self.iterations.copy(),
         )
 
 
@@ -124,7 +120,7 @@ _ARRAY_FIELDS = (
     "gamma_start", "gamma_kind", "gamma_aux", "gamma_width", "gamma_lower", "gamma_upper",
 )  # fmt: skip
 _SEARCH_ARRAYS = ("data", "row", "pars", "poi", "starts", "found")
-_BATCH_ARRAYS = ("data", "row", "start", "poi", "pars", "gammas", "nll", "status", "iterations")
+_BATCH_ARRAYS = ("data", "row", "start", "poi", "pars", "gammas", "nll", "status")
 
 
 class _Model(ctypes.Structure):
@@ -206,7 +202,6 @@ def minimise(lowered: Lowered, data: Floats, row: Ints, start: Floats, poi: Floa
         profiled=np.empty((n_fits, len(lowered.profiled))),
         nll=np.empty(n_fits),
         status=np.empty(n_fits, np.int8),
-        iterations=np.empty(n_fits, np.int32),
     )
     held: list[NDArray[Any]] = [
         np.ascontiguousarray(data, np.float64),
@@ -214,7 +209,7 @@ def minimise(lowered: Lowered, data: Floats, row: Ints, start: Floats, poi: Floa
         np.ascontiguousarray(start, np.float64),
         np.ascontiguousarray(poi, np.float64),
     ]
-    held += [out.pars, out.profiled, out.nll, out.status, out.iterations]
+    held += [out.pars, out.profiled, out.nll, out.status]
     batch = _Batch(n_fits, *(array.ctypes.data for array in held))
     options = _Options(TOLERANCE, MAX_ITERATIONS)
     failed = library().hepdask_minimise(

@@ -109,7 +109,7 @@ struct Lanes {
     V nll;
     I floored;
     // per term and per entry
-    V *F, *base, *weighted, *dlog, *curve, *odd, *phi, *dphi, *ddphi, *slope_gamma, *response;
+    V *F, *base, *weighted, *dlog, *curve, *odd, *phi, *dphi, *ddphi, *response;
     // the accepted point and the step from it
     V *x, *step, *accepted_gamma;
     V accepted_nll, slope, length;
@@ -126,7 +126,7 @@ static Lanes make_lanes(const Model& m, Scratch& s) {
     a.F = s.take(m.n_terms), a.base = s.take(m.n_cells), a.weighted = s.take(m.n_cells);
     a.dlog = s.take(m.n_norms), a.curve = s.take(m.n_norms);
     a.odd = s.take(K), a.phi = s.take(K), a.dphi = s.take(K), a.ddphi = s.take(K);
-    a.slope_gamma = s.take(G), a.response = s.take(B);
+    a.response = s.take(B);
     a.x = s.take(K), a.step = s.take(K), a.accepted_gamma = s.take(G);
     a.dinv = s.take(K), a.Js = s.take(B * K), a.scaled = s.take(K), a.newton = s.take(K);
     const i64 rank = B < K ? B : K;
@@ -557,7 +557,8 @@ static void apply_inverse(const Model& m, Lanes& a, V* q) {
 
 // Secant memory.  D + J^T W J leaves out the mixed second derivatives of the rates; the last steps
 // and gradient changes put them back (L-BFGS around the Newton matrix; Nocedal and Wright, 7.2).
-// Most fits end before; the long ones are those whose mixed derivatives matter.
+// Far from the minimum they would mislead: they serve where the predicted fall is below NEAR and shrinks
+// by less than SLOW in a step, and in fits of more than LATE evaluations.
 constexpr int MEMORY = 4;
 constexpr int LATE = 30;
 constexpr double NEAR = 0.01;
@@ -727,7 +728,6 @@ static int run(const Model& m, const Options& options, const Batch& batch) {
         for (i64 g = 0; g < G; ++g) batch.gammas[j * G + g] = a.accepted_gamma[g][l];
         batch.nll[j] = a.accepted_nll[l];
         batch.status[j] = (int8_t)status;
-        batch.iterations[j] = (int32_t)iterations[l];
         --working;
         load(l);
     };
@@ -747,7 +747,10 @@ static int run(const Model& m, const Options& options, const Batch& batch) {
 
         V slope = splat(0.0);
         if (any(accepted)) {
-            for (int l = 0; l < L; ++l) memory.late[l] = iterations[l] >= LATE || (0.5 * a.slope[l] < NEAR && a.slope[l] > SLOW * before[l]) ? 1.0 : 0.0;
+            for (int l = 0; l < L; ++l) {
+                const bool slow = 0.5 * a.slope[l] < NEAR && a.slope[l] > SLOW * before[l];
+                memory.late[l] = iterations[l] >= LATE || slow ? 1.0 : 0.0;
+            }
             remember(m, a, memory, accepted, fresh);
             find_step(m, a, bounds, memory);
             for (i64 k = 0; k < K; ++k) {

@@ -68,7 +68,6 @@ struct Batch {
     double* gammas;         // (n_fits, n_gammas)
     double* nll;            // (n_fits) without the constants of the data
     int8_t* status;         // (n_fits)
-    int32_t* iterations;    // (n_fits) evaluations
 };
 
 // Where else to start: from each minimum, up to n_starts points in other basins.
