@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from made_up import control_region, two_bins
 
 from hepdask_ml import compile_model
-from hepdask_ml.inference.toys import throw, unit
+from hepdask_ml.inference.toys import ensemble, throw
 from hepdask_ml.seeds import MICRO_BATCH, stream
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def test_the_toys_of_a_seed_stay_what_they_are() -> None:
 )
 @settings(deadline=None, max_examples=40)
 def test_pieces_of_a_unit_are_the_whole(cuts: list[int], seed: int, model: CompiledModel) -> None:
-    background = unit(model, "mu=1.0/b", model.init)
+    background = ensemble(model, "mu=1.0/b", model.init)
     whole = throw(model, background, seed=seed, start=0, stop=TOYS)
     pieces = [
         throw(model, background, seed=seed, start=start, stop=stop)

@@ -25,7 +25,7 @@ from hepdask_ml.inference.asymptotics import (
 )
 from hepdask_ml.inference.pvalues import BANDS, Measured, cls_value, expected_cls, p_value
 from hepdask_ml.inference.statistics import bounded, checked_test_statistic, test_statistic
-from hepdask_ml.inference.toys import ToyResults, ToySettings, evaluate, unit, worse_status
+from hepdask_ml.inference.toys import ToyResults, ToySettings, ensemble, evaluate, worse_status
 from hepdask_ml.likelihood.compile import compile_model
 from hepdask_ml.likelihood.fit import DEFAULT_STARTS, FitPairs, FitStatus, converged, fit_pair
 from hepdask_ml.likelihood.model import CompiledModel, observed
@@ -37,12 +37,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hepdask_ml.inference.statistics import TestStatistic
-    from hepdask_ml.inference.toys import Progress, Unit
+    from hepdask_ml.inference.toys import Ensemble, Progress
 
     Floats = NDArray[np.float64]
 
 DEFAULT_TOYS = 10_000
 LIMIT_STATISTICS = ("qtilde", "q", "t")
+
+_FLOORED = "toys are thrown from a negative expected rate, which counts as zero"
 
 _FEW_TOYS = 20.0
 """Background-only toys beyond a band below which its error is no longer to be trusted."""
@@ -60,8 +62,8 @@ class HypoTest:
         Value tested.
     test_statistic : str
         ``"qtilde"``, ``"q"`` or ``"t"``.
-    seed : int
-        Seed of the toys.
+    seed : int or tuple of int
+        Seed of the toys; several where runs of unlike seeds were merged.
     q_observed, poi_hat : float
         Test statistic of the data, and their best-fit value.
     clsb, clb, cls : Measured
@@ -79,7 +81,7 @@ class HypoTest:
     poi: str
     mu: float
     test_statistic: str
-    seed: int
+    seed: int | tuple[int, ...]
     q_observed: float
     poi_hat: float
     clsb: Measured
@@ -147,6 +149,29 @@ class HypoTest:
 
     def _repr_html_(self) -> str:
         return str(late("ui.show").hypotest_html(self))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Observation:
+    """What the observed data say about one value of the parameter of interest; see `observe`.
+
+    Attributes
+    ----------
+    mu : float
+        The value.
+    q, poi_hat : float
+        Test statistic of the data, and their best-fit value.
+    pars : (n_pars,) float array
+        Conditional fit to the data at ``mu``, from which signal-plus-background toys are thrown.
+    asymptotic : Asymptotic
+        CLs by asymptotic formulae.
+    """
+
+    mu: float
+    q: float
+    poi_hat: float
+    pars: Floats
+    asymptotic: Asymptotic
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -335,11 +360,11 @@ def discovery(
         progress.plan(toys)
     found = experiment.observed(0.0)
     q0 = float(test_statistic("q0", found)[0])
-    null = unit(experiment.model, "mu=0.0/b", experiment.null)
+    null = ensemble(experiment.model, "mu=0.0/b", experiment.null)
     [results] = evaluate(experiment.model, [null], 0.0, "q0", settings)
     p = p_value(results.counted, q0)
     asymptotic_p, asymptotic_z = asymptotic_discovery(q0)
-    warnings = (*experiment.model.warnings, *_toy_warnings([null], [results]))
+    warnings = (*model_warnings(experiment.model, "q0", [null]), *unconverged_warning([results]))
     if p.value == 0.0:
         warnings = (*warnings, f"none of {len(results.counted)} toys reaches the data: throw more")
     return Discovery(
@@ -419,40 +444,162 @@ def test_point(experiment: Experiment, mu: float, settings: ToySettings) -> Hypo
         If a fit to the observed data does not converge.
     """
     model, kind = experiment.model, experiment.kind
+    seen = observe(experiment, mu)
+    ensembles = ensembles_at(model, seen, experiment.null)
+    toys_sb, toys_b = evaluate(model, ensembles, seen.mu, kind, settings)
+    return compare(
+        seen,
+        toys_sb,
+        toys_b,
+        poi=str(model.poi_name),
+        kind=kind,
+        seed=settings.seed,
+        warnings=model_warnings(model, kind, ensembles),
+    )
+
+
+test_point.__test__ = False  # type: ignore[attr-defined]  # no test of pytest's
+
+
+def observe(experiment: Experiment, mu: float) -> Observation:
+    """Give what the observed data say about one value of the parameter of interest.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The prepared model.
+    mu : float
+        The value.
+
+    Returns
+    -------
+    Observation
+        All that the toys of this value are thrown from and compared with.
+
+    Raises
+    ------
+    InputError
+        If ``mu`` is not finite or lies outside the bounds.
+    HepdaskError
+        If a fit to the observed data does not converge.
+    """
+    model = experiment.model
     mu = checked_poi(model, mu)
     found = experiment.observed(mu)
-    q = float(test_statistic(kind, found)[0])
     signal = model.fit(observed(model), poi=mu, starts=experiment.starts, init=experiment.null)
-    units = [
-        unit(model, f"mu={mu!r}/sb", signal.pars[0]),
-        unit(model, f"mu={mu!r}/b", experiment.null),
-    ]
-    toys_sb, toys_b = evaluate(model, units, mu, kind, settings)
-    clsb, clb = p_value(toys_sb.counted, q), p_value(toys_b.counted, q)
-    return HypoTest(
-        poi=str(model.poi_name),
+    return Observation(
         mu=mu,
-        test_statistic=kind,
-        seed=settings.seed,
-        q_observed=q,
+        q=float(test_statistic(experiment.kind, found)[0]),
         poi_hat=float(found.poi_hat[0]),
+        pars=signal.pars[0],
+        asymptotic=experiment.asymptotic(mu),
+    )
+
+
+def ensembles_at(model: CompiledModel, seen: Observation, null: Floats) -> list[Ensemble]:
+    """Give both hypotheses of a point.
+
+    Parameters
+    ----------
+    model : CompiledModel
+        The model.
+    seen : Observation
+        The point.
+    null : (n_pars,) float array
+        Conditional fit to the data at POI 0.
+
+    Returns
+    -------
+    list of Ensemble
+        Signal plus background, then background only.
+
+    Raises
+    ------
+    InputError
+        If an expected rate is not finite or too large to be drawn.
+    """
+    return [
+        ensemble(model, f"mu={seen.mu!r}/sb", seen.pars),
+        ensemble(model, f"mu={seen.mu!r}/b", null),
+    ]
+
+
+def compare(
+    seen: Observation,
+    toys_sb: ToyResults,
+    toys_b: ToyResults,
+    *,
+    poi: str,
+    kind: str,
+    seed: int | tuple[int, ...],
+    warnings: tuple[str, ...] = (),
+) -> HypoTest:
+    """Compare the observed data with toys of both hypotheses.
+
+    Parameters
+    ----------
+    seen : Observation
+        What the observed data say.
+    toys_sb, toys_b : ToyResults
+        Toys with and without the signal.
+    poi : str
+        Name of the parameter of interest.
+    kind : {"qtilde", "q", "t"}
+        Test statistic.
+    seed : int or tuple of int
+        Seed of the toys.
+    warnings : tuple of str
+        What the reader should know already.
+
+    Returns
+    -------
+    HypoTest
+        The test, with warnings about its toys added.
+    """
+    clsb, clb = p_value(toys_sb.counted, seen.q), p_value(toys_b.counted, seen.q)
+    return HypoTest(
+        poi=poi,
+        mu=seen.mu,
+        test_statistic=kind,
+        seed=seed,
+        q_observed=seen.q,
+        poi_hat=seen.poi_hat,
         clsb=clsb,
         clb=clb,
-        cls=cls_value(clsb, clb),
-        expected=expected_cls(toys_sb.counted, toys_b.counted),
-        asymptotic=experiment.asymptotic(mu),
+        cls=cls_value(clsb, clb).total,
+        expected=tuple(cls.total for cls in expected_cls(toys_sb.counted, toys_b.counted)),
+        asymptotic=seen.asymptotic,
         toys_sb=toys_sb,
         toys_b=toys_b,
         warnings=(
-            *model.warnings,
-            *_statistic_warnings(model, kind),
-            *_toy_warnings(units, [toys_sb, toys_b]),
+            *warnings,
+            *unconverged_warning([toys_sb, toys_b]),
             *_tail_warnings(clb, len(toys_b.counted)),
         ),
     )
 
 
-test_point.__test__ = False  # type: ignore[attr-defined]  # no test of pytest's
+def model_warnings(
+    model: CompiledModel, kind: str, ensembles: Sequence[Ensemble]
+) -> tuple[str, ...]:
+    """Tell what the reader of a test should know before any toy is thrown.
+
+    Parameters
+    ----------
+    model : CompiledModel
+        The model.
+    kind : str
+        Test statistic.
+    ensembles : sequence of Ensemble
+        What toys are thrown from.
+
+    Returns
+    -------
+    tuple of str
+        Sentences.
+    """
+    floored = any(ensemble.floored for ensemble in ensembles)
+    return (*model.warnings, *_statistic_warnings(model, kind), *((_FLOORED,) if floored else ()))
 
 
 def checked_poi(model: CompiledModel, mu: Any) -> float:
@@ -529,13 +676,6 @@ def _statistic_warnings(model: CompiledModel, kind: str) -> tuple[str, ...]:
             "lower the bound in the measurement, or use qtilde",
         )
     return ()
-
-
-def _toy_warnings(units: Sequence[Unit], results: Sequence[ToyResults]) -> tuple[str, ...]:
-    if any(unit.floored for unit in units):
-        floored = ("toys are thrown from a negative expected rate, which counts as zero",)
-        return (*floored, *unconverged_warning(results))
-    return unconverged_warning(results)
 
 
 def unconverged_warning(results: Sequence[ToyResults]) -> tuple[str, ...]:

@@ -64,8 +64,8 @@ class Limit:
         Confidence level.
     test_statistic : str
         ``"qtilde"``, ``"q"`` or ``"t"``.
-    seed, toys_per_point : int
-        Seed, and toys of each hypothesis at each point.
+    seed : int or tuple of int
+        Seed of the toys; several where runs of unlike seeds were merged.
     points : tuple of HypoTest
         The scan, with rising ``mu``.
     observed : Measured
@@ -83,14 +83,24 @@ class Limit:
     poi: str
     cl: float
     test_statistic: str
-    seed: int
-    toys_per_point: int
+    seed: int | tuple[int, ...]
     points: tuple[HypoTest, ...]
     observed: Measured
     expected: tuple[Measured, ...]
     asymptotic: Asymptotic
     warnings: tuple[str, ...]
     versions: dict[str, str]
+
+    @property
+    def toys_per_point(self) -> int | None:
+        """Toys of each hypothesis at each point; None where they are not the same number."""
+        counts = {len(toys.q) for point in self.points for toys in (point.toys_sb, point.toys_b)}
+        return counts.pop() if len(counts) == 1 else None
+
+    @property
+    def toys(self) -> int:
+        """Toys of all points and both hypotheses."""
+        return sum(len(point.toys_sb.q) + len(point.toys_b.q) for point in self.points)
 
     def to_json(self) -> dict[str, Any]:
         """Give the limit as a JSON document: numbers or null, never nan.
@@ -106,7 +116,7 @@ class Limit:
             "cl": self.cl,
             "test_statistic": self.test_statistic,
             "seed": self.seed,
-            "toys": {"per_point": self.toys_per_point},
+            "toys": {"per_point": self.toys_per_point, "total": self.toys},
             "points": [point.to_json() for point in self.points],
             "limits": {
                 "observed": _measured_json(self.observed),
@@ -195,34 +205,62 @@ def upper_limit(  # noqa: PLR0913 - options, all keyword-only
     >>> limit.observed.value > 0
     True
     """
-    level = 1.0 - _checked_cl(cl)
+    level = 1.0 - checked_cl(cl)
     automatic = isinstance(scan, str)
     if automatic and scan != "auto":
         raise InputError(f'the scan is "{scan}": give "auto" or a list of values')
     settings = ToySettings(toys, seed, starts, threads, progress)
     kind = checked_test_statistic(test_statistic, LIMIT_STATISTICS)
     experiment = prepare(model, data, kind, starts)
-    values = [] if automatic else _checked_scan(experiment, scan)
-    asymptotic = _asymptotic_limits(experiment, level)
+    values = [] if automatic else checked_scan(experiment, scan)
+    asymptotic = asymptotic_limits(experiment, level)
     if automatic:
-        values = _first_scan(experiment, asymptotic)
+        values = first_scan(experiment, asymptotic)
     if progress is not None:
         progress.plan(2 * toys * len(values))
     points = [test_point(experiment, mu, settings) for mu in values]
     if automatic:
         points = _extended(experiment, points, level, settings)
-    limits = [crossing(*curve, level) for curve in _curves(points)]
+    return summarise(points, asymptotic, cl=float(cl))
+
+
+def summarise(
+    points: Sequence[HypoTest],
+    asymptotic: Asymptotic,
+    *,
+    cl: float,
+    warnings: tuple[str, ...] = (),
+) -> Limit:
+    """Find the limits in a scan.
+
+    Parameters
+    ----------
+    points : sequence of HypoTest
+        At least one, with rising ``mu``, all of one model and test statistic.
+    asymptotic : Asymptotic
+        The limits by asymptotic formulae.
+    cl : float
+        Confidence level.
+    warnings : tuple of str
+        What the reader should know already.
+
+    Returns
+    -------
+    Limit
+        The limits, with warnings about the scan added.
+    """
+    limits = [crossing(*curve, 1.0 - cl) for curve in curves(points)]
+    first = points[0]
     return Limit(
-        poi=str(experiment.model.poi_name),
-        cl=float(cl),
-        test_statistic=kind,
-        seed=int(seed),
-        toys_per_point=int(toys),
+        poi=first.poi,
+        cl=cl,
+        test_statistic=first.test_statistic,
+        seed=first.seed,
         points=tuple(points),
         observed=limits[0],
         expected=tuple(limits[1:]),
         asymptotic=asymptotic,
-        warnings=_warnings(points, limits, asymptotic),
+        warnings=(*warnings, *_warnings(points, limits, asymptotic)),
         versions={"hepdask-ml": hepdask_ml.__version__, "numpy": version("numpy")},
     )
 
@@ -273,8 +311,20 @@ def crossing(mu: Floats, cls: Floats, errors: Floats, level: float) -> Measured:
     return Measured(float(mu[above]) + share * width, hypot(*pulls) * width / steepness)
 
 
-def _curves(points: Sequence[HypoTest]) -> list[tuple[Floats, Floats, Floats]]:
-    """Scan, CLs and errors of the observation, then of each band."""
+def curves(points: Sequence[HypoTest]) -> list[tuple[Floats, Floats, Floats]]:
+    """Give CLs along a scan.
+
+    Parameters
+    ----------
+    points : sequence of HypoTest
+        The scan.
+
+    Returns
+    -------
+    list of three (n_points,) float arrays
+        Values of the parameter of interest, CLs and its errors: of the observation, then of each
+        of `BANDS`.
+    """
     mu = np.array([point.mu for point in points])
     rows = [[point.cls, *point.expected] for point in points]
     values = np.array([[cls.value for cls in row] for row in rows])
@@ -282,13 +332,49 @@ def _curves(points: Sequence[HypoTest]) -> list[tuple[Floats, Floats, Floats]]:
     return [(mu, values[:, i], errors[:, i]) for i in range(values.shape[1])]
 
 
-def _checked_cl(cl: Any) -> float:
+def checked_cl(cl: Any) -> float:
+    """Check a confidence level.
+
+    Parameters
+    ----------
+    cl : float
+        The confidence level.
+
+    Returns
+    -------
+    float
+        The same.
+
+    Raises
+    ------
+    InputError
+        If it is no number between 0 and 1.
+    """
     if not isinstance(cl, Real) or not 0.0 < float(cl) < 1.0:
         raise InputError(f"the confidence level is {cl!r}: it must be a number between 0 and 1")
     return float(cl)
 
 
-def _checked_scan(experiment: Experiment, scan: Any) -> list[float]:
+def checked_scan(experiment: Experiment, scan: Any) -> list[float]:
+    """Check the values of a scan.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The prepared model.
+    scan : sequence of float
+        Values of the parameter of interest.
+
+    Returns
+    -------
+    list of float
+        The same, each once, rising.
+
+    Raises
+    ------
+    InputError
+        If there is none, or one that is no number or outside the bounds.
+    """
     try:
         values = np.unique(np.asarray(scan, np.float64))
     except (TypeError, ValueError):
@@ -300,8 +386,21 @@ def _checked_scan(experiment: Experiment, scan: Any) -> list[float]:
     return [checked_poi(experiment.model, value) for value in values.tolist()]
 
 
-def _first_scan(experiment: Experiment, asymptotic: Asymptotic) -> list[float]:
-    """Points around the asymptotic limits, a wide range where there are none."""
+def first_scan(experiment: Experiment, asymptotic: Asymptotic) -> list[float]:
+    """Give points around the asymptotic limits, over a wide range where there are none.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The prepared model.
+    asymptotic : Asymptotic
+        Its asymptotic limits.
+
+    Returns
+    -------
+    list of float
+        `AUTO_POINTS` rising values of the parameter of interest.
+    """
     model = experiment.model
     top = float(model.upper[model.poi_index])
     known = [mu for mu in (asymptotic.observed, *asymptotic.expected) if isfinite(mu) and mu > 0.0]
@@ -315,8 +414,8 @@ def _extended(
     """Add points at either end until every curve crosses the level, or a bound is met."""
     top = float(experiment.model.upper[experiment.model.poi_index])
     for _ in range(MAX_EXTENSIONS):
-        first = [cls[0] for _, cls, _ in _curves(points)]
-        last = [cls[-1] for _, cls, _ in _curves(points)]
+        first = [cls[0] for _, cls, _ in curves(points)]
+        last = [cls[-1] for _, cls, _ in curves(points)]
         more = []
         if any(cls < level for cls in first):
             more.append(points[0].mu / STRETCH)
@@ -331,8 +430,21 @@ def _extended(
     return points
 
 
-def _asymptotic_limits(experiment: Experiment, level: float) -> Asymptotic:
-    """Asymptotic limits, each found on its own curve; nan where it lies beyond the bound."""
+def asymptotic_limits(experiment: Experiment, level: float) -> Asymptotic:
+    """Give the limits by asymptotic formulae, each found on its own curve.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The prepared model.
+    level : float
+        The level that CLs has to cross, 1 - CL.
+
+    Returns
+    -------
+    Asymptotic
+        The limits; nan where one lies beyond the bound of the parameter.
+    """
     model = experiment.model
     top = float(model.upper[model.poi_index])
     seen: dict[float, Asymptotic] = {}

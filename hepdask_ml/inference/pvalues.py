@@ -36,6 +36,25 @@ class Measured:
 UNDEFINED = Measured(nan, nan)
 
 
+@dataclass(frozen=True, slots=True)
+class MeasuredCLs:
+    """CLs, and its error in two parts: from toys with the signal and from those without."""
+
+    value: float
+    error_sb: float
+    error_b: float
+
+    @property
+    def error(self) -> float:
+        """The whole error."""
+        return hypot(self.error_sb, self.error_b)
+
+    @property
+    def total(self) -> Measured:
+        """CLs with its whole error."""
+        return Measured(self.value, self.error)
+
+
 def p_value(q: Floats, observed: float) -> Measured:
     """Give the share of toys at or above an observation.
 
@@ -62,7 +81,7 @@ def p_value(q: Floats, observed: float) -> Measured:
     return Measured(share, _binomial_error(share, len(q)))
 
 
-def cls_value(clsb: Measured, clb: Measured) -> Measured:
+def cls_value(clsb: Measured, clb: Measured) -> MeasuredCLs:
     r"""Give CLs from CLs+b and CLb.
 
     .. math:: \mathrm{CL}_s = \mathrm{CL}_{s+b} / \mathrm{CL}_b
@@ -74,7 +93,7 @@ def cls_value(clsb: Measured, clb: Measured) -> Measured:
 
     Returns
     -------
-    Measured
+    MeasuredCLs
         CLs and its error; undefined where no background-only toy lies above.
 
     References
@@ -83,17 +102,17 @@ def cls_value(clsb: Measured, clb: Measured) -> Measured:
 
     Examples
     --------
-    >>> cls = cls_value(Measured(0.05, 0.01), Measured(0.5, 0.02))
+    >>> cls = cls_value(Measured(0.05, 0.01), Measured(0.5, 0.02)).total
     >>> print(f"{cls.value:.3f} +- {cls.error:.3f}")
     0.100 +- 0.020
     """
     if not clb.value > 0.0:
-        return UNDEFINED
+        return MeasuredCLs(nan, nan, nan)
     value = clsb.value / clb.value
-    return Measured(value, sqrt(clsb.error**2 + (value * clb.error) ** 2) / clb.value)
+    return MeasuredCLs(value, clsb.error / clb.value, value * clb.error / clb.value)
 
 
-def expected_cls(q_sb: Floats, q_b: Floats) -> tuple[Measured, ...]:
+def expected_cls(q_sb: Floats, q_b: Floats) -> tuple[MeasuredCLs, ...]:
     r"""Give the CLs expected without a signal: its quantiles among background-only toys.
 
     The error has two parts.  The count of signal-plus-background toys is binomial; and the shares
@@ -109,24 +128,24 @@ def expected_cls(q_sb: Floats, q_b: Floats) -> tuple[Measured, ...]:
 
     Returns
     -------
-    tuple of Measured
+    tuple of MeasuredCLs
         One for each of `BANDS`; undefined without toys.  The values are those of pyhf
         (pyhf.infer.calculators.ToyCalculator.expected_pvalues).
     """
     if not len(q_sb) or not len(q_b):
-        return (UNDEFINED,) * len(BANDS)
+        return (MeasuredCLs(nan, nan, nan),) * len(BANDS)
     q_sb, q_b = np.sort(q_sb), np.sort(q_b)
     cls = _share_above(q_sb, q_b) / _share_above(q_b, q_b)
     quantiles = np.array([NormalDist().cdf(band) for band in BANDS])
     values = np.quantile(cls, quantiles)
     return tuple(
-        Measured(float(value), _band_error(q_sb, q_b, 1.0 - p))
+        MeasuredCLs(float(value), *_band_errors(q_sb, q_b, 1.0 - p))
         for value, p in zip(values, quantiles.tolist(), strict=True)
     )
 
 
-def _band_error(q_sb: Floats, q_b: Floats, p: float) -> float:
-    """Error of CLs where a share p of the sorted background-only toys lies below."""
+def _band_errors(q_sb: Floats, q_b: Floats, p: float) -> tuple[float, float]:
+    """Errors of CLs where a share p of the sorted background-only toys lies below."""
     delta = sqrt(p * (1.0 - p) / len(q_b))
     at = np.quantile(q_b, np.clip([p - delta, p, p + delta], 0.0, 1.0), method="lower")
     clsb, clb = _share_above(q_sb, at), _share_above(q_b, at)
@@ -135,7 +154,7 @@ def _band_error(q_sb: Floats, q_b: Floats, p: float) -> float:
     cls = clsb / np.maximum(clb + shifts, 1.0 / len(q_b))
     moved = float(cls[0] - cls[2]) / 2.0
     counted = _binomial_error(float(clsb[1]), len(q_sb)) / float(clb[1])
-    return hypot(counted, moved)
+    return counted, abs(moved)
 
 
 def _share_above(q_sorted: Floats, at: Floats) -> Floats:

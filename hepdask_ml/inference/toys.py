@@ -1,8 +1,8 @@
 """Pseudo-experiments, *toys*: thrown, fitted twice, and reduced to a test statistic.
 
 Main data fluctuate about their expectation and so do auxiliary data, as in the procedure of the
-LHC experiments and in pyhf's toy calculator.  A toy belongs to a *unit*, which names the hypothesis
-that it is thrown from and the value of the parameter of interest that is tested.
+LHC experiments and in pyhf's toy calculator.  A toy belongs to an *ensemble*, which names the
+hypothesis that it is thrown from and the value of the parameter of interest that is tested.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ class ToyResults:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Unit:
-    """Toys of one hypothesis; `unit` makes it.
+class Ensemble:
+    """Toys of one hypothesis; `ensemble` makes it.
 
     Attributes
     ----------
@@ -109,7 +109,7 @@ class ToySettings:
     Attributes
     ----------
     toys : int
-        Toys of each unit.
+        Toys of each ensemble.
     seed : int
         The user's seed.
     starts : int
@@ -145,8 +145,8 @@ def _check_integer(what: str, value: Any) -> None:
         raise InputError(f"{what} is {value!r}: give an integer")
 
 
-def unit(model: CompiledModel, name: str, pars: Floats) -> Unit:
-    """Make a unit of a hypothesis.
+def ensemble(model: CompiledModel, name: str, pars: Floats) -> Ensemble:
+    """Make the ensemble of a hypothesis.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ def unit(model: CompiledModel, name: str, pars: Floats) -> Unit:
 
     Returns
     -------
-    Unit
+    Ensemble
         With the expectation that toys fluctuate about.
 
     Raises
@@ -177,17 +177,17 @@ def unit(model: CompiledModel, name: str, pars: Floats) -> Unit:
         )
     floored = bool((expected[counts] < 0.0).any())
     expected[counts] = np.maximum(expected[counts], 0.0)
-    return Unit(name, pars, expected, floored)
+    return Ensemble(name, pars, expected, floored)
 
 
-def throw(model: CompiledModel, unit: Unit, *, seed: int, start: int, stop: int) -> Floats:
-    """Throw the toys ``start`` to ``stop`` of a unit.
+def throw(model: CompiledModel, ensemble: Ensemble, *, seed: int, start: int, stop: int) -> Floats:
+    """Throw the toys ``start`` to ``stop`` of an ensemble.
 
     Parameters
     ----------
     model : CompiledModel
         The model.
-    unit : Unit
+    ensemble : Ensemble
         The hypothesis.
     seed : int
         The user's seed.
@@ -200,32 +200,69 @@ def throw(model: CompiledModel, unit: Unit, *, seed: int, start: int, stop: int)
         Main and auxiliary data.
     """
     counts, normal = model.count_index, model.constraint == 1
-    rates, gauss = unit.expected[counts], model.aux_index[normal]
-    means, widths = unit.expected[gauss], model.sigma[normal]
+    rates, gauss = ensemble.expected[counts], model.aux_index[normal]
+    means, widths = ensemble.expected[gauss], model.sigma[normal]
     first, last = start // MICRO_BATCH, -(-stop // MICRO_BATCH)
     data = np.empty(((last - first) * MICRO_BATCH, model.n_data))
     for micro_batch in range(first, last):
-        rng = stream(seed, unit.name, micro_batch)
+        rng = stream(seed, ensemble.name, micro_batch)
         rows = data[(micro_batch - first) * MICRO_BATCH :][:MICRO_BATCH]
         rows[:, counts] = rng.poisson(rates, (MICRO_BATCH, len(rates)))
         rows[:, gauss] = rng.normal(means, widths, (MICRO_BATCH, len(means)))
     return data[start - first * MICRO_BATCH : stop - first * MICRO_BATCH]
 
 
-def evaluate(
+def evaluate_range(
     model: CompiledModel,
-    units: Sequence[Unit],
+    ensemble: Ensemble,
     poi: float,
     kind: TestStatistic,
-    settings: ToySettings,
-) -> list[ToyResults]:
-    """Throw and fit the toys of some units, side by side in threads.
+    seed: int,
+    starts: int,
+    start: int,
+    stop: int,
+) -> ToyResults:
+    """Throw and fit the toys ``start`` to ``stop`` of an ensemble, in this thread.
 
     Parameters
     ----------
     model : CompiledModel
         The model.
-    units : sequence of Unit
+    ensemble : Ensemble
+        The hypothesis.
+    poi : float
+        Value of the parameter of interest that is tested.
+    kind : {"q0", "q", "qtilde", "t"}
+        Test statistic.
+    seed, starts : int
+        As in `ToySettings`.
+    start, stop : int
+        Half-open range of toys.
+
+    Returns
+    -------
+    ToyResults
+        Of ``stop - start`` toys; each is the same whatever the range it is evaluated in.
+    """
+    data = throw(model, ensemble, seed=seed, start=start, stop=stop)
+    pairs = fit_pair(model, data, poi, starts=starts, init=ensemble.pars, threads=1)
+    return ToyResults(test_statistic(kind, pairs), pairs.poi_hat, worse_status(pairs))
+
+
+def evaluate(
+    model: CompiledModel,
+    ensembles: Sequence[Ensemble],
+    poi: float,
+    kind: TestStatistic,
+    settings: ToySettings,
+) -> list[ToyResults]:
+    """Throw and fit the toys of some ensembles, side by side in threads.
+
+    Parameters
+    ----------
+    model : CompiledModel
+        The model.
+    ensembles : sequence of Ensemble
         The hypotheses.
     poi : float
         Value of the parameter of interest that is tested.
@@ -237,27 +274,29 @@ def evaluate(
     Returns
     -------
     list of ToyResults
-        One for each unit; the same whatever the number of threads.
+        One for each ensemble; the same whatever the number of threads.
     """
     toys, starts = settings.toys, settings.starts
     threads = settings.threads or available_processors()
-    fair = -(-toys * len(units) // (2 * threads * MICRO_BATCH)) * MICRO_BATCH
+    fair = -(-toys * len(ensembles) // (2 * threads * MICRO_BATCH)) * MICRO_BATCH
     size = min(rows_at_once(model), max(fair, MICRO_BATCH))
-    results = [ToyResults(np.empty(toys), np.empty(toys), np.empty(toys, np.int8)) for _ in units]
+    results = [
+        ToyResults(np.empty(toys), np.empty(toys), np.empty(toys, np.int8)) for _ in ensembles
+    ]
     chunks = [
-        (unit, result, slice(at, min(at + size, toys)))
-        for unit, result in zip(units, results, strict=True)
+        (ensemble, result, slice(at, min(at + size, toys)))
+        for ensemble, result in zip(ensembles, results, strict=True)
         for at in range(0, toys, size)
     ]
 
-    def work(chunk: tuple[Unit, ToyResults, slice]) -> int:
-        unit, result, rows = chunk
-        data = throw(model, unit, seed=settings.seed, start=rows.start, stop=rows.stop)
-        pairs = fit_pair(model, data, poi, starts=starts, init=unit.pars, threads=1)
-        result.q[rows] = test_statistic(kind, pairs)
-        result.poi_hat[rows] = pairs.poi_hat
-        result.status[rows] = worse_status(pairs)
-        return len(data)
+    def work(chunk: tuple[Ensemble, ToyResults, slice]) -> int:
+        ensemble, result, rows = chunk
+        piece = evaluate_range(
+            model, ensemble, poi, kind, settings.seed, starts, rows.start, rows.stop
+        )
+        result.q[rows], result.poi_hat[rows] = piece.q, piece.poi_hat
+        result.status[rows] = piece.status
+        return len(piece.q)
 
     pool = ThreadPoolExecutor(threads)
     try:

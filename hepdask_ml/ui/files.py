@@ -86,13 +86,12 @@ def write_limit(limit: Limit, folder: Path, *, seconds: float, hepdata: bool = F
         If one cannot be written.
     """
     plots = late("ui.plots")
-    toys = 2 * limit.toys_per_point * len(limit.points)
     written = [
         _write_text(folder / "limit.json", json_text(limit.to_json())),
         _write_toys(folder / "toys.parquet", list(limit.points)),
         *_write_figure(plots.limit(limit), folder, "limit", ("png", "pdf")),
         *_write_figure(plots.test_statistic(nearest_point(limit)), folder, "q", ("png",)),
-        _write_text(folder / "run.json", json_text(_run(seconds, toys))),
+        _write_text(folder / "run.json", json_text(_run(seconds, limit.toys))),
     ]
     return written + (_write_hepdata(limit, folder / "hepdata") if hepdata else [])
 
@@ -211,7 +210,7 @@ def _write_hepdata(limit: Limit, folder: Path) -> list[Path]:
     entries = [
         {
             "name": title,
-            "description": f"{title}, {limit.toys_per_point} toys per hypothesis and point",
+            "description": f"{title}, {_toys_text(limit)}",
             "keywords": [{"name": "observables", "values": ["CLS"]}],
             "data_file": f"{name}.yaml",
         }
@@ -223,6 +222,12 @@ def _write_hepdata(limit: Limit, folder: Path) -> list[Path]:
     ]
     submission = yaml.safe_dump_all([general, *entries], sort_keys=False)
     return [*written, _write_text(folder / "submission.yaml", submission)]
+
+
+def _toys_text(limit: Limit) -> str:
+    if limit.toys_per_point is None:
+        return f"{limit.toys} toys"
+    return f"{limit.toys_per_point} toys per hypothesis and point"
 
 
 def _hepdata_limits(limit: Limit) -> dict[str, Any]:

@@ -344,11 +344,33 @@ def fits_html(fits: Fits) -> str:
 
 
 def _limit_title(limit: Limit) -> str:
+    toys = (
+        f"{limit.toys:,} toys"
+        if limit.toys_per_point is None
+        else f"{limit.toys_per_point:,} toys of each hypothesis"
+    )
     return (
         f"{100 * limit.cl:g} % CL upper limit on {limit.poi}: "
-        f"{STATISTIC_NAMES[limit.test_statistic]}, {limit.toys_per_point:,} toys of each "
-        f"hypothesis, seed {limit.seed}"
+        f"{STATISTIC_NAMES[limit.test_statistic]}, {toys}, {seed_text(limit.seed)}"
     )
+
+
+def seed_text(seed: int | tuple[int, ...]) -> str:
+    """Name the seed, or the seeds of merged runs.
+
+    Parameters
+    ----------
+    seed : int or tuple of int
+        One or several.
+
+    Returns
+    -------
+    str
+        Their text.
+    """
+    if isinstance(seed, int):
+        return f"seed {seed}"
+    return f"seeds {', '.join(map(str, seed))}"
 
 
 def _limit_cells(limit: Limit) -> tuple[list[str], list[list[str]]]:
@@ -376,7 +398,7 @@ def _scan_cells(limit: Limit) -> tuple[list[str], list[list[str]]]:
 def _hypotest_title(test: HypoTest) -> str:
     return (
         f"Test of {test.poi} = {test.mu:g}: {STATISTIC_NAMES[test.test_statistic]}, "
-        f"{len(test.toys_sb.q):,} toys of each hypothesis, seed {test.seed}"
+        f"{len(test.toys_sb.q):,} toys of each hypothesis, {seed_text(test.seed)}"
     )
 
 

@@ -15,7 +15,7 @@ from made_up import PUBLISHED, Workspace, many_channels, many_systematics, one_b
 
 from hepdask_ml import compile_model
 from hepdask_ml.inference.statistics import bounded
-from hepdask_ml.inference.toys import Unit, unit
+from hepdask_ml.inference.toys import Ensemble, ensemble
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +47,7 @@ class Prepared:
 
     case: Case
     model: CompiledModel
-    signal: Unit
+    signal: Ensemble
 
 
 def _read(path: Path) -> Workspace:
@@ -76,4 +76,4 @@ def prepared(case: Case) -> Prepared:
     """Compile a case and fit it to its data at `MU`."""
     model = bounded(compile_model(case.workspace()), "qtilde")
     found = model.fit(poi=MU)
-    return Prepared(case, model, unit(model, f"mu={MU!r}/sb", found.pars[0]))
+    return Prepared(case, model, ensemble(model, f"mu={MU!r}/sb", found.pars[0]))

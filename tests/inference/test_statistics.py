@@ -19,7 +19,7 @@ from hepdask_ml.inference.statistics import (
     checked_test_statistic,
     test_statistic,
 )
-from hepdask_ml.inference.toys import throw, unit
+from hepdask_ml.inference.toys import ensemble, throw
 from hepdask_ml.likelihood.fit import FitPairs, fit_pair
 
 KINDS: list[TestStatistic] = ["q0", "q", "qtilde", "t"]
@@ -67,7 +67,7 @@ def test_statistics_of_toys_are_those_of_pyhf(
     model = bounded(compile_model(spec), kind)
     mu = 0.0 if kind == "q0" else 0.7
     start = model.fit(poi=mu).pars[0]
-    toys = throw(model, unit(model, "pyhf", start), seed=5, start=0, stop=6)
+    toys = throw(model, ensemble(model, "pyhf", start), seed=5, start=0, stop=6)
     ours = test_statistic(kind, fit_pair(model, toys, mu, init=start))
     theirs_model = pyhf.Workspace(spec).model()
     config = theirs_model.config

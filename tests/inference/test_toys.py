@@ -10,7 +10,7 @@ import pytest
 from made_up import MADE_UP, MU, control_region, luminosity, one_bin, sample, two_bins, workspace
 
 from hepdask_ml import InputError, compile_model
-from hepdask_ml.inference.toys import LARGEST_RATE, ToySettings, Unit, evaluate, throw, unit
+from hepdask_ml.inference.toys import LARGEST_RATE, Ensemble, ToySettings, ensemble, evaluate, throw
 from hepdask_ml.likelihood.fit import FitPairs, FitStatus
 
 TOYS = 20_000
@@ -20,7 +20,7 @@ TOYS = 20_000
 def test_toys_have_the_mean_and_spread_of_pyhf(name: str) -> None:
     model = compile_model(MADE_UP[name])
     pars = model.fit(poi=1.0).pars[0]
-    toys = throw(model, unit(model, "moments", pars), seed=3, start=0, stop=TOYS)
+    toys = throw(model, ensemble(model, "moments", pars), seed=3, start=0, stop=TOYS)
     source = pyhf.Workspace(MADE_UP[name]).model()
     expected = np.array(source.expected_data(pars.tolist()), float)
     normal = model.constraint == 1
@@ -36,7 +36,7 @@ def test_toys_have_the_mean_and_spread_of_pyhf(name: str) -> None:
 
 def test_units_and_seeds_make_different_toys() -> None:
     model = compile_model(two_bins())
-    one, other = unit(model, "one", model.init), unit(model, "other", model.init)
+    one, other = ensemble(model, "one", model.init), ensemble(model, "other", model.init)
     toys = throw(model, one, seed=1, start=0, stop=100)
     assert not np.array_equal(toys, throw(model, other, seed=1, start=0, stop=100))
     assert not np.array_equal(toys, throw(model, one, seed=2, start=0, stop=100))
@@ -45,7 +45,7 @@ def test_units_and_seeds_make_different_toys() -> None:
 @pytest.mark.parametrize("at", [0, 5, 512, 1300])
 def test_an_empty_range_has_no_toys(at: int) -> None:
     model = compile_model(one_bin())
-    toys = throw(model, unit(model, "empty", model.init), seed=1, start=at, stop=at)
+    toys = throw(model, ensemble(model, "empty", model.init), seed=1, start=at, stop=at)
     assert toys.shape == (0, model.n_data)
 
 
@@ -53,10 +53,10 @@ def test_an_empty_range_has_no_toys(at: int) -> None:
 def test_results_do_not_depend_on_threads_or_their_number(make: Any) -> None:
     model = compile_model(make())
     start = model.fit(poi=0.5).pars[0]
-    units = [unit(model, "a", start), unit(model, "b", start)]
+    ensembles = [ensemble(model, "a", start), ensemble(model, "b", start)]
 
     def results(threads: int, toys: int) -> Any:
-        found = evaluate(model, units, 0.5, "qtilde", ToySettings(toys, 4, threads=threads))
+        found = evaluate(model, ensembles, 0.5, "qtilde", ToySettings(toys, 4, threads=threads))
         return [np.array([each.q, each.poi_hat, each.status]) for each in found]
 
     serial = results(1, 1500)
@@ -75,7 +75,9 @@ def test_progress_is_told_of_every_toy() -> None:
             self.done += toys
 
     model, count = compile_model(one_bin()), Count()
-    evaluate(model, [unit(model, "a", model.init)] * 2, 1.0, "t", ToySettings(1025, progress=count))
+    evaluate(
+        model, [ensemble(model, "a", model.init)] * 2, 1.0, "t", ToySettings(1025, progress=count)
+    )
     assert count.done == 2050
 
 
@@ -87,7 +89,7 @@ def negative(rate: float) -> Any:
 
 def test_a_negative_rate_throws_zeros_and_says_so() -> None:
     model = compile_model(negative(-3.0))
-    background = unit(model, "b", np.array([1.0]))
+    background = ensemble(model, "b", np.array([1.0]))
     assert background.floored
     toys = throw(model, background, seed=1, start=0, stop=50)
     np.testing.assert_array_equal(toys[:, 0], 0.0)
@@ -99,7 +101,7 @@ def test_rates_that_cannot_be_drawn_are_refused(mu: float) -> None:
     pars = model.init.copy()
     pars[model.poi_index] = mu
     with pytest.raises(InputError, match="cannot be thrown"):
-        unit(model, "b", pars)
+        ensemble(model, "b", pars)
 
 
 @pytest.mark.parametrize("toys", [0, -1, 1.5, float("nan"), "many", None])
@@ -133,7 +135,7 @@ def test_toys_without_convergence_are_not_counted(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr("hepdask_ml.inference.toys.fit_pair", pairs)
     model = compile_model(one_bin())
-    background: Unit = unit(model, "b", model.init)
+    background: Ensemble = ensemble(model, "b", model.init)
     [result] = evaluate(model, [background], 1.0, "t", ToySettings(400))
     assert len(result.q) == 400
     assert len(result.counted) == 300

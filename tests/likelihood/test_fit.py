@@ -23,7 +23,7 @@ from reference import minuit, slopes
 from strategies import rounding, workspaces
 
 from hepdask_ml import InputError, compile_model
-from hepdask_ml.inference.toys import throw, unit
+from hepdask_ml.inference.toys import ensemble, throw
 from hepdask_ml.likelihood.fit import FitStatus, fit, fit_pair
 from hepdask_ml.likelihood.rates import expected_rates, twice_nll
 
@@ -40,7 +40,7 @@ CODES = [
 
 
 def toys_of(model: CompiledModel, n: int = 40, seed: int = 3) -> Any:
-    return throw(model, unit(model, "fit tests", model.init), seed=seed, start=0, stop=n)
+    return throw(model, ensemble(model, "fit tests", model.init), seed=seed, start=0, stop=n)
 
 
 def random_toys(model: CompiledModel, seed: int, n: int = 6) -> Any:
@@ -273,7 +273,7 @@ def test_a_poi_is_needed_to_hold_one() -> None:
 def test_random_starts_hardly_improve_on_the_search() -> None:
     model = compile_model(MADE_UP["one-sided"])
     start = model.fit(poi=1.0).pars[0]
-    toys = throw(model, unit(model, "starts", start), seed=4, start=0, stop=400)
+    toys = throw(model, ensemble(model, "starts", start), seed=4, start=0, stop=400)
     search, random = (fit(model, toys, poi=1.0, init=start, starts=n).twice_nll for n in (8, 30))
     assert (random <= search + 1e-9).all()
     assert (search > random + 1e-3).mean() <= 0.01
@@ -284,7 +284,7 @@ def test_rows_of_published_likelihoods_do_not_mix(path: Path) -> None:
     """Here fits are long enough to use all that the engine remembers of its last steps."""
     model = compile_model(path)
     start = model.fit(poi=1.0).pars[0]
-    toys = throw(model, unit(model, "rows", start), seed=6, start=0, stop=700)
+    toys = throw(model, ensemble(model, "rows", start), seed=6, start=0, stop=700)
     together = fit_pair(model, toys, 1.0, init=start, threads=1)
     order = np.random.default_rng(3).permutation(len(toys))
     shuffled = fit_pair(model, toys[order], 1.0, init=start, threads=2)

@@ -10,7 +10,7 @@ from made_up import one_bin
 
 from hepdask_ml import compile_model
 from hepdask_ml.inference.hypotest import prepare, test_point
-from hepdask_ml.inference.toys import ToySettings, throw, unit
+from hepdask_ml.inference.toys import ToySettings, ensemble, throw
 from hepdask_ml.likelihood.fit import DEFAULT_STARTS
 
 EXPERIMENTS = 2000
@@ -28,7 +28,7 @@ def test_limits_cover() -> None:
     model = compile_model(spec)
     truth = np.empty(model.n_pars)
     truth[model.poi_index], truth[1 - model.poi_index] = MU, ALPHA
-    data = throw(model, unit(model, "truth", truth), seed=17, start=0, stop=EXPERIMENTS)
+    data = throw(model, ensemble(model, "truth", truth), seed=17, start=0, stop=EXPERIMENTS)
     kept_sb = kept_cls = 0
     for experiment, row in enumerate(data):
         ready = prepare(model, row, "qtilde", DEFAULT_STARTS)

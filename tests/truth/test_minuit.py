@@ -10,7 +10,7 @@ from made_up import MADE_UP, published
 from reference import minuit_pairs
 
 from hepdask_ml import compile_model
-from hepdask_ml.inference.toys import throw, unit
+from hepdask_ml.inference.toys import ensemble, throw
 from hepdask_ml.likelihood.fit import converged, fit_pair
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def test_made_up_likelihoods(name: str, capsys: pytest.CaptureFixture[str]) -> N
 def assert_never_higher(source: Any, capsys: pytest.CaptureFixture[str]) -> None:
     model = compile_model(source)
     start = model.fit(poi=1.0).pars[0]
-    toys = throw(model, unit(model, "minuit", start), seed=11, start=0, stop=TOYS)
+    toys = throw(model, ensemble(model, "minuit", start), seed=11, start=0, stop=TOYS)
     ours = fit_pair(model, toys, 1.0, init=start, threads=None)
     assert converged(ours.status_fixed).all()
     assert converged(ours.status_free).all()
