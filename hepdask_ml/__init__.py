@@ -1,8 +1,10 @@
-"""Limits from toys for HistFactory models, in one command.
+"""Limits from toys for HistFactory models, on a laptop or a Dask cluster.
 
 A workspace is compiled into frozen arrays (`compile_model`), fitted toy by toy in large batches
 (`CompiledModel.fit`), and asked questions: is this signal excluded (`hypotest`), how much signal
-is excluded (`upper_limit`), is there a signal at all (`discovery`)?
+is excluded (`upper_limit`), is there a signal at all (`discovery`)?  A limit that takes longer is a
+campaign (`toy_limit`): it runs on any Dask cluster, keeps every toy in a ledger, and can be stopped
+and taken up at any moment.  `toy_limit_graph` is the same as a plain Dask graph.
 
 Importing this package is cheap: each public name is loaded when it is first used.
 """
@@ -13,16 +15,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hepdask_ml.errors import HepdaskError, InputError
+    from hepdask_ml.campaign.campaign import Campaign, Running, Status
+    from hepdask_ml.errors import CampaignError, HepdaskError, InputError, Interrupted, SiteError
     from hepdask_ml.inference.hypotest import Discovery, HypoTest, discovery, hypotest
     from hepdask_ml.inference.limit import Limit, upper_limit
     from hepdask_ml.likelihood.compile import compile_model
     from hepdask_ml.likelihood.fit import Fits, FitStatus
     from hepdask_ml.likelihood.model import CompiledModel
+    from hepdask_ml.limits.campaign import toy_limit
+    from hepdask_ml.limits.graph import toy_limit_graph
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Campaign",
+    "CampaignError",
     "CompiledModel",
     "Discovery",
     "FitStatus",
@@ -30,15 +37,23 @@ __all__ = [
     "HepdaskError",
     "HypoTest",
     "InputError",
+    "Interrupted",
     "Limit",
+    "Running",
+    "SiteError",
+    "Status",
     "__version__",
     "compile_model",
     "discovery",
     "hypotest",
+    "toy_limit",
+    "toy_limit_graph",
     "upper_limit",
 ]
 
 _HOMES = {
+    "Campaign": "campaign.campaign",
+    "CampaignError": "errors",
     "CompiledModel": "likelihood.model",
     "Discovery": "inference.hypotest",
     "FitStatus": "likelihood.fit",
@@ -46,10 +61,16 @@ _HOMES = {
     "HepdaskError": "errors",
     "HypoTest": "inference.hypotest",
     "InputError": "errors",
+    "Interrupted": "errors",
     "Limit": "inference.limit",
+    "Running": "campaign.campaign",
+    "SiteError": "errors",
+    "Status": "campaign.campaign",
     "compile_model": "likelihood.compile",
     "discovery": "inference.hypotest",
     "hypotest": "inference.hypotest",
+    "toy_limit": "limits.campaign",
+    "toy_limit_graph": "limits.graph",
     "upper_limit": "inference.limit",
 }
 

@@ -29,6 +29,18 @@ class InputError(HepdaskError, ValueError):
     exit_code = 2
 
 
+class CampaignError(HepdaskError):
+    """A campaign cannot go on; the message says what was kept and what to do."""
+
+
+class Interrupted(CampaignError):
+    """The campaign was stopped before its end; it can be taken up again."""
+
+
+class SiteError(HepdaskError):
+    """A place to run cannot be used: its scheduler, its workers, or the way to them."""
+
+
 def late(name: str) -> Any:
     """Import a module of this package when it is first used, so that the start stays quick.
 

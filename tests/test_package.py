@@ -18,8 +18,8 @@ import yaml
 import hepdask_ml
 
 ROOT = Path(__file__).parents[1]
-NEVER = {"cupy", "dask", "distributed", "numba", "pyhf", "scipy", "torch"}
-NOT_AT_IMPORT = NEVER | {"aiohttp", "matplotlib", "mplhep", "pyarrow", "rich"}
+NEVER = {"cupy", "numba", "pyhf", "scipy", "torch"}
+NOT_AT_IMPORT = NEVER | {"aiohttp", "dask", "distributed", "matplotlib", "mplhep", "pyarrow", "rich"}
 
 
 def pyproject() -> dict[str, Any]:

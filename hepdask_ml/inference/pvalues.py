@@ -35,6 +35,9 @@ class Measured:
 
 UNDEFINED = Measured(nan, nan)
 
+_PART_OF_TAIL = 0.25
+"""Part of the toys beyond a band over which the change of CLs with the band is averaged."""
+
 
 @dataclass(frozen=True, slots=True)
 class MeasuredCLs:
@@ -147,12 +150,14 @@ def expected_cls(q_sb: Floats, q_b: Floats) -> tuple[MeasuredCLs, ...]:
 def _band_errors(q_sb: Floats, q_b: Floats, p: float) -> tuple[float, float]:
     """Errors of CLs where a share p of the sorted background-only toys lies below."""
     delta = sqrt(p * (1.0 - p) / len(q_b))
-    at = np.quantile(q_b, np.clip([p - delta, p, p + delta], 0.0, 1.0), method="lower")
+    # One delta apart there are too few toys for a difference: it is taken over a wider part.
+    wide = max(delta, _PART_OF_TAIL * min(p, 1.0 - p))
+    at = np.quantile(q_b, np.clip([p - wide, p, p + wide], 0.0, 1.0), method="lower")
     clsb, clb = _share_above(q_sb, at), _share_above(q_b, at)
     # All toys lie above the lowest q: its share cannot fluctuate.
-    shifts = np.array([-1.0, 0.0, 1.0]) * np.sqrt(clb * (1.0 - clb) / len(q_b))
+    shifts = np.array([-1.0, 0.0, 1.0]) * np.sqrt(clb * (1.0 - clb) / len(q_b)) * wide / delta
     cls = clsb / np.maximum(clb + shifts, 1.0 / len(q_b))
-    moved = float(cls[0] - cls[2]) / 2.0
+    moved = float(cls[0] - cls[2]) / 2.0 * delta / wide
     counted = _binomial_error(float(clsb[1]), len(q_sb)) / float(clb[1])
     return counted, abs(moved)
 

@@ -87,11 +87,11 @@ def write_limit(limit: Limit, folder: Path, *, seconds: float, hepdata: bool = F
     """
     plots = late("ui.plots")
     written = [
-        _write_text(folder / "limit.json", json_text(limit.to_json())),
+        write_text(folder / "limit.json", json_text(limit.to_json())),
         _write_toys(folder / "toys.parquet", list(limit.points)),
-        *_write_figure(plots.limit(limit), folder, "limit", ("png", "pdf")),
-        *_write_figure(plots.test_statistic(nearest_point(limit)), folder, "q", ("png",)),
-        _write_text(folder / "run.json", json_text(_run(seconds, limit.toys))),
+        *write_figure(plots.limit(limit), folder, "limit", ("png", "pdf")),
+        *write_figure(plots.test_statistic(nearest_point(limit)), folder, "q", ("png",)),
+        write_text(folder / "run.json", json_text(_run(seconds, limit.toys))),
     ]
     return written + (_write_hepdata(limit, folder / "hepdata") if hepdata else [])
 
@@ -120,10 +120,10 @@ def write_hypotest(test: HypoTest, folder: Path, *, seconds: float) -> list[Path
     """
     toys = len(test.toys_sb.q) + len(test.toys_b.q)
     return [
-        _write_text(folder / "hypotest.json", json_text(hypotest_json(test))),
+        write_text(folder / "hypotest.json", json_text(hypotest_json(test))),
         _write_toys(folder / "toys.parquet", [test]),
-        *_write_figure(late("ui.plots").test_statistic(test), folder, "q", ("png",)),
-        _write_text(folder / "run.json", json_text(_run(seconds, toys))),
+        *write_figure(late("ui.plots").test_statistic(test), folder, "q", ("png",)),
+        write_text(folder / "run.json", json_text(_run(seconds, toys))),
     ]
 
 
@@ -191,7 +191,30 @@ def _write_toys(path: Path, tests: list[HypoTest]) -> Path:
     return path
 
 
-def _write_figure(figure: Any, folder: Path, name: str, kinds: tuple[str, ...]) -> list[Path]:
+def write_figure(figure: Any, folder: Path, name: str, kinds: tuple[str, ...]) -> list[Path]:
+    """Write a figure in some formats.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+        The figure.
+    folder : Path
+        Where to.
+    name : str
+        Name of the files.
+    kinds : tuple of {"png", "pdf"}
+        Formats.
+
+    Returns
+    -------
+    list of Path
+        The files.
+
+    Raises
+    ------
+    InputError
+        If one cannot be written.
+    """
     paths = [folder / f"{name}.{kind}" for kind in kinds]
     for path in paths:
         with _moved_into_place(path) as part:
@@ -217,11 +240,11 @@ def _write_hepdata(limit: Limit, folder: Path) -> list[Path]:
         for name, (title, _) in tables.items()
     ]
     written = [
-        _write_text(folder / f"{name}.yaml", yaml.safe_dump(table, sort_keys=False))
+        write_text(folder / f"{name}.yaml", yaml.safe_dump(table, sort_keys=False))
         for name, (_, table) in tables.items()
     ]
     submission = yaml.safe_dump_all([general, *entries], sort_keys=False)
-    return [*written, _write_text(folder / "submission.yaml", submission)]
+    return [*written, write_text(folder / "submission.yaml", submission)]
 
 
 def _toys_text(limit: Limit) -> str:
@@ -273,7 +296,26 @@ def _hepdata_value(measured: Measured) -> dict[str, Any]:
     return {"value": measured.value, "errors": [error]}
 
 
-def _write_text(path: Path, text: str) -> Path:
+def write_text(path: Path, text: str) -> Path:
+    """Write a text.
+
+    Parameters
+    ----------
+    path : Path
+        Its file.
+    text : str
+        The text.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    InputError
+        If it cannot be written.
+    """
     with _moved_into_place(path) as part:
         part.write_text(text, encoding="utf-8")
     return path

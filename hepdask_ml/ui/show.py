@@ -1,14 +1,17 @@
-"""Results as tables, for a terminal (rich) and a notebook (HTML), as JSON, and the toys' progress.
+"""Results and campaigns as tables, for a terminal (rich) and a notebook (HTML), and as JSON.
 
-Both tables take their cells from the same functions, so that they show the same digits: a number
+Both kinds of table take their cells from the same functions, so that they show the same digits: a number
 from toys is rounded to two significant digits of its error.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from html import escape
-from math import floor, isfinite, log10
+from math import floor, isfinite, log10, nan
+from pathlib import Path
+from time import time
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
@@ -22,24 +25,31 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from hepdask_ml.errors import HepdaskError
 from hepdask_ml.inference.hypotest import number
 from hepdask_ml.inference.pvalues import BAND_NAMES, BANDS
 from hepdask_ml.likelihood.fit import FitStatus
+from hepdask_ml.ui.account import account, largest_error
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
+    from hepdask_ml.campaign.campaign import Campaign, Status
+    from hepdask_ml.campaign.ledger import Ledger
     from hepdask_ml.inference.hypotest import Discovery, HypoTest
     from hepdask_ml.inference.limit import Limit
     from hepdask_ml.inference.pvalues import Measured
     from hepdask_ml.likelihood.fit import Fits
     from hepdask_ml.likelihood.model import CompiledModel
+    from hepdask_ml.ui.account import Account
 
 UNKNOWN = "–"  # noqa: RUF001 - the sign for "no number" in tables
+MOST_FAILURES = 10
 STATISTIC_NAMES = {"q0": "q0", "q": "q", "qtilde": "q-tilde", "t": "t"}
 
 
@@ -341,6 +351,308 @@ def fits_html(fits: Fits) -> str:
     counts = [(status, int((fits.status == status).sum())) for status in FitStatus]
     rows = [[status.name, f"{count:,}", status.sentence] for status, count in counts if count]
     return _html(f"{len(fits):,} fits", ["status", "rows", "meaning"], rows, ())
+
+
+def status_view(ledger: Ledger, *, rate: float = nan) -> Group:
+    """Give how far a campaign is, as its ledger has it.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        Of any kind of campaign.
+    rate : float
+        Steps per second of late, where somebody has watched; the mean is shown otherwise.
+
+    Returns
+    -------
+    rich.console.Group
+        To be printed by a rich console.
+    """
+    told = account(ledger)
+    facts = Table.grid(padding=(0, 2, 0, 0))
+    for name, *cells in _status_rows(told, rate):
+        facts.add_row(Text(name, style="bold"), *cells)
+    parts: list[Any] = [
+        Text(_visible(f"{told.identity.kind}, {seed_text(told.identity.seeds)}"), style="bold"),
+        facts,
+    ]
+    if told.records:
+        parts += ["", _rich_table(*_work_cells(told))]
+    if told.failures:
+        parts += ["", Text("failures", style="bold red"), *map(Text, _failure_lines(told))]
+    return Group(*parts)
+
+
+def status_json(ledger: Ledger) -> dict[str, Any]:
+    """Give how far a campaign is as a document.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        Of any kind of campaign.
+
+    Returns
+    -------
+    dict
+        What a report's ``campaign.json`` holds.
+    """
+    return account(ledger).to_json()
+
+
+def campaign_html(campaign: Campaign[Any]) -> str:
+    """Give how far a campaign is as HTML, and its result once it is finished.
+
+    Parameters
+    ----------
+    campaign : Campaign
+        Not run yet, running here, running elsewhere, or finished.
+
+    Returns
+    -------
+    str
+        A fragment for a notebook.
+    """
+    title = f"Campaign: {campaign.identity.kind}, {seed_text(campaign.identity.seeds)}"
+    in_memory = campaign.path == ":memory:"
+    place = ["ledger", "in memory" if in_memory else campaign.path]
+    try:
+        status = campaign.status()
+    except HepdaskError as error:
+        new = in_memory or not Path(campaign.path).exists()
+        state = "not run yet: call run() or start()" if new else str(error)
+        return _html(title, ["", ""], [place, ["state", state]], ())
+    fragment = _html(title, ["", ""], [place, *_running_rows(status)], ())
+    if status.workers is not None or not 0 < status.progress.total <= status.progress.done:
+        return fragment
+    try:
+        result = campaign.results()
+    except HepdaskError as error:
+        return fragment + _html("No result", ["", ""], [["reason", str(error)]], ())
+    return fragment + (result._repr_html_() if hasattr(result, "_repr_html_") else "")
+
+
+def limits_text(limit: Limit, precision: float | None = None) -> str:
+    """Give limits in one line, with how precise they are.
+
+    Parameters
+    ----------
+    limit : Limit
+        The limits.
+    precision : float, optional
+        Relative error that was asked for.
+
+    Returns
+    -------
+    str
+        ``observed 1.23 ± 0.05, median 1.34 ± 0.03, largest error 6 % (2 % asked for)``.
+    """
+    median = limit.expected[BANDS.index(0)]
+    text = f"observed {measured_text(limit.observed)}, median {measured_text(median)}"
+    error = largest_error(limit)
+    if isfinite(error):
+        text += f", largest error {percent_text(error)}"
+    return text if precision is None else f"{text} ({percent_text(precision)} asked for)"
+
+
+def percent_text(share: float) -> str:
+    """Give a share in per cent, with two digits.
+
+    Parameters
+    ----------
+    share : float
+        The share, nan if unknown.
+
+    Returns
+    -------
+    str
+        Its text.
+
+    Examples
+    --------
+    >>> percent_text(0.0376), percent_text(1.23)
+    ('3.8 %', '123 %')
+    """
+    if not isfinite(share):
+        return UNKNOWN
+    return f"{100.0 * share:.0f} %" if share >= 0.095 else f"{100.0 * share:.2g} %"
+
+
+def duration_text(seconds: float) -> str:
+    """Give a time in the units that people use for it.
+
+    Parameters
+    ----------
+    seconds : float
+        The time, nan if unknown.
+
+    Returns
+    -------
+    str
+        Its text.
+
+    Examples
+    --------
+    >>> duration_text(3.21), duration_text(200.0), duration_text(9000.0), duration_text(2e5)
+    ('3.2 s', '3 min 20 s', '2 h 30 min', '2 d 8 h')
+    """
+    if not isfinite(seconds):
+        return UNKNOWN
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for large, name, small, below in (
+        (86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"),
+    ):  # fmt: skip
+        if whole >= large:
+            rest = whole % large // small
+            return f"{whole // large} {name}" + (f" {rest} {below}" if rest else "")
+    return f"{whole} s"
+
+
+def done_text(done: int, total: int) -> str:
+    """Give how many of some steps are done.
+
+    Parameters
+    ----------
+    done, total : int
+        Steps done and planned.
+
+    Returns
+    -------
+    str
+        One number if all are done.
+    """
+    return f"{done:,}" if done == total else f"{done:,} of {total:,}"
+
+
+def workers_text(workers: int) -> str:
+    """Give a number of workers.
+
+    Parameters
+    ----------
+    workers : int
+        How many.
+
+    Returns
+    -------
+    str
+        Its text.
+    """
+    return f"{workers:,} worker{'' if workers == 1 else 's'}" if workers else "waiting for workers"
+
+
+def state_text(told: Account) -> str:
+    """Give the state of a campaign in words.
+
+    Parameters
+    ----------
+    told : Account
+        Its account.
+
+    Returns
+    -------
+    str
+        A sentence without its end.
+    """
+    match told.state:
+        case "empty":
+            return "nothing is planned yet"
+        case "failed":
+            n = len(told.given_up)
+            return f"{n:,} unit{'' if n == 1 else 's'} failed: mend the cause and run again"
+        case "unfinished":
+            return "unfinished: run it again to go on, if nobody does"
+    if told.imprecise:
+        return "all planned toys are done, but the precision is not reached"
+    return "finished"
+
+
+def _status_rows(told: Account, rate: float) -> list[tuple[Any, ...]]:
+    progress = told.progress
+    style = {"failed": "red", "finished": "green"}.get(told.state, "yellow")
+    noun = _steps(told.identity.kind)
+    done = Table.grid(padding=(0, 2, 0, 0))
+    done.add_row(
+        done_text(progress.done, progress.total),
+        ProgressBar(total=max(progress.total, 1), completed=progress.done, width=24),
+        percent_text(progress.done / progress.total) if progress.total else "",
+    )
+    rows: list[tuple[Any, ...]] = [
+        ("ledger", Text(_visible(told.path), overflow="fold")),
+        ("state", Text(state_text(told), style=style)),
+        (noun, done),
+    ]
+    if progress.last is not None:
+        speed, when = (rate, "") if isfinite(rate) else (told.rate, " on average")
+        speed_text = f"{speed:,.0f} a second{when}, " if isfinite(speed) else ""
+        ago = duration_text(max(time() - progress.last, 0.0))
+        rows.append(("speed", Text(f"{speed_text}last written {ago} ago")))
+        rows.append(
+            ("worker time", f"{duration_text(progress.worker_s)}, {workers_text(len(told.paces))}")
+        )
+    if told.limit is not None:
+        rows.append(("limits", Text(limits_text(told.limit, told.precision))))
+    return rows
+
+
+def _steps(kind: str) -> str:
+    """What the steps of a kind of campaign are."""
+    return "toys" if kind.startswith("toy-") else "steps"
+
+
+def _work_cells(told: Account) -> tuple[list[str], list[list[str]]]:
+    """Points of a scan, or else the units."""
+    if points := told.points():
+        header = [_visible(told.poi), "toys s+b", "toys b", "CLs observed"]
+        return header, [
+            [
+                number_text(point.mu),
+                done_text(*point.sb),
+                done_text(*point.b),
+                measured_text(point.cls),
+            ]
+            for point in points
+        ]
+    return ["unit", _steps(told.identity.kind), ""], [
+        [
+            _visible(record.unit.title or record.unit.key),
+            done_text(record.done, record.unit.total),
+            "failed" if record.error is not None else "",
+        ]
+        for record in told.records
+    ]
+
+
+def _failure_lines(told: Account) -> list[str]:
+    """The commonest failures, equal ones in one line."""
+    counts = Counter((title, error) for title, error, _ in told.failures).most_common()
+    lines = [
+        _visible(f"{title}: {error}") + (f" ({count} times)" if count > 1 else "")
+        for (title, error), count in counts[:MOST_FAILURES]
+    ]
+    rest = len(counts) - MOST_FAILURES
+    return [*lines, f"and {rest:,} others: status --json lists them"] if rest > 0 else lines
+
+
+def _running_rows(status: Status) -> list[list[str]]:
+    """How a campaign goes that may run in this process."""
+    progress = status.progress
+    share = progress.done / progress.total if progress.total else nan
+    rows = [["done", f"{done_text(progress.done, progress.total)} ({percent_text(share)})"]]
+    if status.workers is not None:
+        rate = f", {status.rate:,.0f} a second" if isfinite(status.rate) else ""
+        rows.append(["running", f"{workers_text(len(status.workers))}{rate}"])
+    elif progress.last is not None:
+        rows.append(["last written", f"{duration_text(max(time() - progress.last, 0.0))} ago"])
+    rows.append(["worker time", duration_text(progress.worker_s)])
+    if progress.failures:
+        rows.append(["errors in blocks", f"{progress.failures:,}"])
+    return rows
+
+
+def _visible(text: str) -> str:
+    """Give a text without what a terminal would obey."""
+    return "".join(sign if sign.isprintable() else " " for sign in text)
 
 
 def _limit_title(limit: Limit) -> str:

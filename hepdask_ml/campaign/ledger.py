@@ -1,0 +1,603 @@
+"""The durable book of a campaign: one SQLite file with one writer, and all SQL.
+
+It keeps facts: the units that were planned, the blocks that were done with their results, the
+errors.  What is lent at the moment is no fact.  The done ranges of a unit never overlap, which the
+book itself checks; a done block never changes.
+
+SQLite's rollback journal is used, not its write-ahead log, whose shared memory breaks on network
+file systems.  A lock file beside the ledger names the one driver that writes; where a file system
+does not honour such locks, the *writer* row makes the older driver stop at its next transaction.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections import defaultdict
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from fcntl import LOCK_EX, LOCK_NB, flock
+from pathlib import Path
+from socket import gethostname
+from time import time
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+from zlib import crc32
+
+from hepdask_ml.campaign.pool import Committed
+from hepdask_ml.campaign.unit import Record, Unit
+from hepdask_ml.errors import CampaignError, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from hepdask_ml.campaign.pool import Event
+
+SCHEMA = 1
+MEMORY = ":memory:"
+_APPLICATION = 0x68706D6C
+"""SQLite's application id, by which a file is known as a ledger."""
+
+_BUSY_S = 30.0
+
+_TABLES = """
+CREATE TABLE identity (
+    schema INTEGER NOT NULL, campaign TEXT NOT NULL, kind TEXT NOT NULL, content TEXT NOT NULL,
+    configuration TEXT NOT NULL, facts TEXT NOT NULL, version TEXT NOT NULL, seeds TEXT NOT NULL,
+    made REAL NOT NULL
+);
+CREATE TABLE writer (token TEXT NOT NULL, host TEXT NOT NULL, pid INTEGER NOT NULL);
+CREATE TABLE unit (
+    id INTEGER PRIMARY KEY, seed INTEGER NOT NULL, key TEXT NOT NULL, total INTEGER NOT NULL,
+    spec TEXT NOT NULL, title TEXT NOT NULL, grain INTEGER NOT NULL, ordered INTEGER NOT NULL,
+    done INTEGER NOT NULL DEFAULT 0, error TEXT, UNIQUE (seed, key)
+);
+CREATE TABLE block (
+    unit INTEGER NOT NULL REFERENCES unit (id), start INTEGER NOT NULL, stop INTEGER NOT NULL,
+    checksum INTEGER NOT NULL, worker TEXT NOT NULL, seconds REAL NOT NULL, at REAL NOT NULL,
+    result BLOB NOT NULL, PRIMARY KEY (unit, start)
+);
+CREATE TABLE failure (
+    unit INTEGER NOT NULL REFERENCES unit (id), start INTEGER NOT NULL, stop INTEGER NOT NULL,
+    error TEXT NOT NULL, worker TEXT NOT NULL, at REAL NOT NULL
+);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a ledger is of; work of another identity is never mixed with it.
+
+    Attributes
+    ----------
+    kind : str
+        Kind of campaign.
+    content : str
+        Digest of what is worked on.
+    configuration : dict
+        The settings that decide what comes out, as JSON can hold them.
+    version : str
+        Of this package.
+    seeds : tuple of int
+        The seed; several in a merged ledger.
+    """
+
+    kind: str
+    content: str
+    configuration: Mapping[str, Any]
+    version: str
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a campaign is.
+
+    Attributes
+    ----------
+    done, total : int
+        Steps of the units that were planned so far.
+    blocks, failures : int
+        Blocks done, and errors in blocks.
+    worker_s : float
+        Time that workers spent on the blocks, in seconds.
+    first, last : float or None
+        Unix time at which the first and the last block was written.
+    """
+
+    done: int
+    total: int
+    blocks: int
+    failures: int
+    worker_s: float
+    first: float | None
+    last: float | None
+
+
+class Ledger:
+    """A book of units, blocks and errors; made by `open_ledger` and `read_ledger`.
+
+    Several processes may read it while one writes.  An instance is used from one thread at a time.
+
+    Attributes
+    ----------
+    path : str
+        Its file, or ``":memory:"``.
+    identity : Identity
+        What it is of.
+    campaign : str
+        Name of this very ledger.
+    facts : dict
+        What the kind of campaign wants to know again when it reads the ledger alone.
+    """
+
+    def __init__(self, path: str, connection: sqlite3.Connection, lock: _Lock | None) -> None:
+        self.path = path
+        self._db = connection
+        self._lock = lock
+        self._token = uuid4().hex
+        row = self._one(
+            "SELECT kind, content, configuration, version, seeds, campaign, facts, schema "
+            "FROM identity"
+        )
+        if row[7] != SCHEMA:
+            raise InputError(
+                f"{path} is a ledger of format {row[7]}, this version reads format {SCHEMA}: "
+                f"use hepdask-ml {row[3]}"
+            )
+        self.identity = Identity(
+            row[0], row[1], json.loads(row[2]), row[3], tuple(json.loads(row[4]))
+        )
+        self.campaign = str(row[5])
+        self.facts: dict[str, Any] = json.loads(row[6])
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file, and let another driver write it."""
+        self._db.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    def records(self) -> list[Record]:
+        """Give every unit, in the order in which they were planned."""
+        rows = self._all(
+            "SELECT key, total, spec, title, grain, ordered, seed, done, error FROM unit "
+            "ORDER BY id"
+        )
+        return [
+            Record(
+                Unit(key, total, json.loads(spec), title, grain, bool(ordered)), seed, done, error
+            )
+            for key, total, spec, title, grain, ordered, seed, done, error in rows
+        ]
+
+    def results(self, key: str, seed: int | None = None) -> list[tuple[int, int, bytes]]:
+        """Give ``(start, stop, result)`` of the blocks of a unit, by rising start.
+
+        Parameters
+        ----------
+        key : str
+            The unit.
+        seed : int, optional
+            Its seed; the first one of the ledger if not given.
+
+        Returns
+        -------
+        list of (int, int, bytes)
+            The blocks.
+
+        Raises
+        ------
+        InputError
+            If a result is not what was written.
+        """
+        rows = self._all(
+            "SELECT start, stop, result, checksum FROM block JOIN unit ON unit.id = block.unit "
+            "WHERE key = ? AND seed = ? ORDER BY start",
+            (key, self.identity.seeds[0] if seed is None else seed),
+        )
+        for start, stop, result, checksum in rows:
+            if crc32(result) != checksum:
+                raise InputError(
+                    f"{self.path} is damaged in steps {start} to {stop} of {key}: restore it from "
+                    "a copy, or start a new ledger"
+                )
+        return [(start, stop, result) for start, stop, result, _ in rows]
+
+    def done_ranges(self) -> dict[str, list[tuple[int, int]]]:
+        """Give the done ranges of each unit, by rising start; those that touch are joined."""
+        ranges: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        rows = self._all(
+            "SELECT key, start, stop FROM block JOIN unit ON unit.id = block.unit "
+            "ORDER BY unit, start"
+        )
+        for key, start, stop in rows:
+            parts = ranges[key]
+            if parts and parts[-1][1] == start:
+                parts[-1] = parts[-1][0], stop
+            else:
+                parts.append((start, stop))
+        return ranges
+
+    def failures(self) -> list[tuple[str, str, str]]:
+        """Give title of the unit, error and worker of everything that went wrong."""
+        return self._all(
+            "SELECT title, failure.error, worker FROM failure JOIN unit ON unit.id = unit "
+            "ORDER BY failure.rowid"
+        )
+
+    def progress(self) -> Progress:
+        """Give how far the campaign is."""
+        done, total = self._one("SELECT TOTAL(done), TOTAL(total) FROM unit")
+        blocks = self._one("SELECT COUNT(*), TOTAL(seconds), MIN(at), MAX(at) FROM block")
+        (failures,) = self._one("SELECT COUNT(*) FROM failure")
+        return Progress(int(done), int(total), blocks[0], failures, *blocks[1:])
+
+    def paces(self) -> list[tuple[str, int, float]]:
+        """Give the steps and seconds of each worker, in the order of their names."""
+        return self._all(
+            "SELECT worker, SUM(stop - start), TOTAL(seconds) FROM block GROUP BY worker "
+            "ORDER BY worker"
+        )
+
+    def add(self, units: Sequence[Unit]) -> None:
+        """Write units down, all or none; one that is known may grow.
+
+        Parameters
+        ----------
+        units : sequence of Unit
+            The units.
+        """
+        seed = self.identity.seeds[0]
+        with self._transaction() as db:
+            db.executemany(
+                "INSERT INTO unit (seed, key, total, spec, title, grain, ordered) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?) "
+                "ON CONFLICT (seed, key) DO UPDATE SET total = MAX(total, excluded.total)",
+                [_unit_row(unit, seed) for unit in units],
+            )
+
+    def write(self, events: Iterable[Event]) -> None:
+        """Write down what happened, all or nothing; what is written already is passed over.
+
+        Parameters
+        ----------
+        events : iterable of Committed or Failed
+            From the pool.
+
+        Raises
+        ------
+        CampaignError
+            If the disk is full, the ledger has got another writer, or a block overlaps another.
+        """
+        seed, now = self.identity.seeds[0], time()
+        with self._transaction() as db:
+            for event in events:
+                known = db.execute(
+                    "SELECT id FROM unit WHERE seed = ? AND key = ? AND total >= ?",
+                    (seed, event.key, event.stop),
+                ).fetchone()
+                if known is None:  # the pool served a newer copy of this ledger
+                    continue
+                (unit,) = known
+                if isinstance(event, Committed):
+                    self._write_block(db, unit, event, now)
+                    continue
+                db.execute(
+                    "INSERT INTO failure VALUES (?, ?, ?, ?, ?, ?)",
+                    (unit, event.start, event.stop, event.error, event.worker, now),
+                )
+                if event.final:
+                    db.execute("UPDATE unit SET error = ? WHERE id = ?", (event.error, unit))
+
+    def retry(self) -> None:
+        """Take up the units again that were given up."""
+        with self._transaction() as db:
+            db.execute("UPDATE unit SET error = NULL")
+
+    def _write_block(self, db: sqlite3.Connection, unit: int, event: Committed, now: float) -> None:
+        overlap = db.execute(
+            "SELECT start, stop FROM block WHERE unit = ? AND start < ? ORDER BY start DESC",
+            (unit, event.stop),
+        ).fetchone()
+        if overlap == (event.start, event.stop):
+            return
+        if overlap is not None and overlap[1] > event.start:
+            raise CampaignError(
+                f"{self.path} has steps {overlap[0]} to {overlap[1]} of {event.key} already: run "
+                "again, what is there counts"
+            )
+        db.execute(
+            "INSERT INTO block VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                unit, event.start, event.stop, crc32(event.result), event.worker, event.seconds,
+                now, event.result,
+            ),
+        )  # fmt: skip
+        db.execute("UPDATE unit SET done = done + ? WHERE id = ?", (event.stop - event.start, unit))
+
+    def take_over(self, facts: Mapping[str, Any]) -> None:
+        """Become the one writer, and keep the newest facts."""
+        self.facts = dict(facts)
+        with _sentences(self.path), self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute("UPDATE identity SET facts = ?", (json.dumps(self.facts),))
+            self._db.execute("DELETE FROM writer")
+            self._db.execute(
+                "INSERT INTO writer VALUES (?, ?, ?)", (self._token, gethostname(), os.getpid())
+            )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with _sentences(self.path), self._db as db:
+            db.execute("BEGIN IMMEDIATE")
+            token, host, pid = db.execute("SELECT token, host, pid FROM writer").fetchone()
+            if token != self._token:
+                raise CampaignError(
+                    f"{self.path} was taken over by process {pid} on {host}: this one stops"
+                )
+            yield db
+
+    def _all(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
+        with _sentences(self.path):
+            return self._db.execute(query, values).fetchall()
+
+    def _one(self, query: str) -> Any:
+        with _sentences(self.path):
+            return self._db.execute(query).fetchone()
+
+
+def open_ledger(
+    path: str | Path, identity: Identity, facts: Mapping[str, Any] | None = None
+) -> Ledger:
+    """Open a ledger for writing; make it if there is none.
+
+    Parameters
+    ----------
+    path : str or Path
+        Its file, or ``":memory:"``.
+    identity : Identity
+        What it has to be of.
+    facts : dict, optional
+        Kept in the ledger, as JSON can hold them.
+
+    Returns
+    -------
+    Ledger
+        The ledger, of which this process is the one writer.
+
+    Raises
+    ------
+    InputError
+        If the file is no ledger, damaged, of another identity, or cannot be written.
+    CampaignError
+        If another process writes it.
+    """
+    name = str(path)
+    target = name if name == MEMORY else f"{Path(name).absolute().as_uri()}?mode=rwc"
+    with ExitStack() as undo:
+        lock = None if name == MEMORY else _Lock(Path(name))
+        if lock is not None:
+            undo.callback(lock.release)
+        connection = undo.enter_context(closing(_connected(name, target)))
+        _prepare(connection, name, identity)
+        ledger = Ledger(name, connection, lock)
+        _check_identity(ledger, identity)
+        ledger.take_over(facts or {})
+        undo.pop_all()
+    return ledger
+
+
+def read_ledger(path: str | Path) -> Ledger:
+    """Open a ledger for reading, while it may be written.
+
+    Parameters
+    ----------
+    path : str or Path
+        Its file.
+
+    Returns
+    -------
+    Ledger
+        The ledger.
+
+    Raises
+    ------
+    InputError
+        If there is none, or it is damaged.
+    """
+    name = str(path)
+    if not Path(name).is_file():
+        raise InputError(f"{name} is not there: give the file of a ledger")
+    with ExitStack() as undo:
+        target = f"{Path(name).absolute().as_uri()}?mode=ro"
+        connection = undo.enter_context(closing(_connected(name, target)))
+        _check_format(connection, name)
+        ledger = Ledger(name, connection, None)
+        undo.pop_all()
+    return ledger
+
+
+def _connected(name: str, target: str) -> sqlite3.Connection:
+    with _sentences(name):
+        connection = sqlite3.connect(
+            target,
+            timeout=_BUSY_S,
+            uri=target != MEMORY,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        connection.execute("PRAGMA synchronous = FULL")
+        return connection
+
+
+def _prepare(connection: sqlite3.Connection, name: str, identity: Identity) -> None:
+    """See that a ledger is sound, or make it; leave any other file alone."""
+    with _sentences(name):
+        new = not connection.execute("SELECT 1 FROM sqlite_schema").fetchone()
+        if not new:
+            _check_format(connection, name)
+            (fault,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            if fault != "ok":
+                raise _damaged(name)
+        connection.execute("PRAGMA journal_mode = DELETE").fetchone()
+        if new:
+            _make(connection, identity)
+
+
+def _make(connection: sqlite3.Connection, identity: Identity) -> None:
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute(f"PRAGMA application_id = {_APPLICATION}")
+        for statement in filter(str.strip, _TABLES.split(";")):
+            connection.execute(statement)
+        connection.execute(
+            "INSERT INTO identity VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                SCHEMA, uuid4().hex, identity.kind, identity.content,
+                json.dumps(dict(identity.configuration), sort_keys=True),
+                "{}", identity.version,
+                json.dumps(list(identity.seeds)), time(),
+            ),
+        )  # fmt: skip
+
+
+def _check_format(connection: sqlite3.Connection, name: str) -> None:
+    with _sentences(name):
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+    if application != _APPLICATION:
+        raise InputError(f"{name} is no ledger of hepdask-ml: give another file")
+
+
+def _check_identity(ledger: Ledger, asked: Identity) -> None:
+    difference = differing(ledger.identity, asked)
+    if difference is None and len(ledger.identity.seeds) > 1:
+        seeds = ", ".join(map(str, ledger.identity.seeds))
+        difference = f"the seeds {seeds} in one: it can be reported, not run"
+    elif ledger.identity.seeds != asked.seeds and difference is None:
+        difference = f"seed {ledger.identity.seeds[0]}, not {asked.seeds[0]}"
+    if difference is not None:
+        raise InputError(f"{ledger.path} is a ledger with {difference}: start a new one")
+
+
+def differing(one: Identity, other: Identity) -> str | None:
+    """Say in what two identities differ, but for their seeds.
+
+    Parameters
+    ----------
+    one, other : Identity
+        The identities.
+
+    Returns
+    -------
+    str or None
+        The first difference, in words that follow "with"; None if there is none.
+    """
+    if one.kind != other.kind:
+        return f"work of the kind {one.kind}, not {other.kind}"
+    if one.version != other.version:
+        return f"toys of hepdask-ml {one.version}, not {other.version}"
+    if one.content != other.content:
+        return "another model or other data"
+    for name in sorted({*one.configuration, *other.configuration}):
+        mine, yours = one.configuration.get(name), other.configuration.get(name)
+        if mine != yours:
+            return f"{name.replace('_', ' ')} {mine}, not {yours}"
+    return None
+
+
+def _unit_row(unit: Unit, seed: int) -> tuple[Any, ...]:
+    spec = json.dumps(dict(unit.spec), sort_keys=True)
+    return seed, unit.key, unit.total, spec, unit.title, unit.grain, int(unit.ordered)
+
+
+def _damaged(name: str) -> InputError:
+    return InputError(f"{name} is damaged: restore it from a copy, or start a new ledger")
+
+
+@contextmanager
+def _sentences(name: str) -> Iterator[None]:
+    """Turn SQLite's errors into sentences."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        code = getattr(error, "sqlite_errorname", "") or ""
+        if code.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
+            raise CampaignError(
+                f"{name} cannot be written ({error}): what was committed before is kept; make room "
+                "on the disk and run again"
+            ) from None
+        if code == "SQLITE_READONLY_ROLLBACK":
+            raise InputError(
+                f"{name} was left in the middle of a write: run the campaign again, which mends it"
+            ) from None
+        if code.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM", "SQLITE_AUTH")):
+            raise InputError(
+                f"{name} cannot be opened ({error}): choose a file in a folder that can be written"
+            ) from None
+        if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            raise CampaignError(
+                f"{name} is locked by another process for too long: run again"
+            ) from None
+        if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or isinstance(
+            error, sqlite3.OperationalError
+        ):
+            raise _damaged(name) from None
+        raise
+
+
+class _Lock:
+    """The lock file beside a ledger, held for as long as its driver lives."""
+
+    def __init__(self, ledger: Path) -> None:
+        self._path = ledger.with_name(ledger.name + ".lock")
+        while True:
+            try:
+                self._file = self._path.open("a+b", buffering=0)
+            except OSError as error:
+                raise InputError(
+                    f"{ledger} cannot be written ({error.strerror}): choose a file in a folder "
+                    "that can be written"
+                ) from None
+            try:
+                flock(self._file, LOCK_EX | LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                self._file.seek(0)
+                holder = self._file.read().decode().strip() or "another process"
+                self._file.close()
+                raise CampaignError(
+                    f"{ledger} is being written by {holder}: wait for it, or stop it first"
+                ) from None
+            except OSError:  # this file system has no such locks: the writer row has to do
+                break
+            if self._is_there():
+                break
+            self._file.close()
+        try:
+            self._file.truncate(0)
+            self._file.write(f"process {os.getpid()} on {gethostname()}\n".encode())
+        except OSError as error:
+            self.release()
+            raise CampaignError(
+                f"{ledger} cannot be written ({error.strerror}): make room on the disk and run "
+                "again"
+            ) from None
+
+    def _is_there(self) -> bool:
+        """Whether the file is still in its folder: who released it before us has removed it."""
+        try:
+            return self._path.stat().st_ino == os.fstat(self._file.fileno()).st_ino
+        except FileNotFoundError:
+            return False
+
+    def release(self) -> None:
+        """Let another driver have the ledger."""
+        if not self._file.closed:
+            self._path.unlink(missing_ok=True)
+            self._file.close()

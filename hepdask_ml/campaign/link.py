@@ -1,0 +1,326 @@
+"""The driver's way to a pool: one in a Dask scheduler, or one in this process."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from uuid import uuid4
+
+from distributed import Future, fire_and_forget
+from distributed.utils import sync
+
+import hepdask_ml
+from hepdask_ml.campaign.drain import drain, interrupt, loop
+from hepdask_ml.campaign.messages import event_of, exchange, offer_fields
+from hepdask_ml.campaign.plugin import NAME, PoolPlugin
+from hepdask_ml.campaign.pool import TARGET_S, Pool
+from hepdask_ml.errors import SiteError
+from hepdask_ml.facility.node import End
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from distributed import Client
+    from tornado.ioloop import IOLoop
+
+    from hepdask_ml.campaign.messages import Exchange
+    from hepdask_ml.campaign.pool import Event
+    from hepdask_ml.campaign.unit import Runner, Unit
+
+    Offer = tuple[Unit, list[tuple[int, int]]]
+    T = TypeVar("T")
+
+CENSUS_S = 1.0
+"""Time between two looks at who the workers are."""
+
+FLUSH_S = 10.0
+"""Time that workers have for committing what they hold when the driver is interrupted."""
+
+_ERRORS = 3
+"""Errors of drains, not of blocks, after which a worker gets none any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What a pool tells its driver.
+
+    Attributes
+    ----------
+    events : list of Committed or Failed
+        What happened, by rising number.
+    drains : dict
+        Number of drains of each worker.
+    lent : list of (key, start, stop, worker)
+        Blocks that are out.
+    free : int
+        Steps that may be lent.
+    """
+
+    events: list[Event]
+    drains: dict[str, int]
+    lent: list[tuple[str, int, int, str]]
+    free: int
+
+
+class Link(Protocol):
+    """The driver's way to a pool; used from one thread."""
+
+    def collect(self, written: int, offers: Sequence[Offer], patience_s: float) -> Collected:
+        """Offer units, and give what has happened since the event ``written``."""
+
+    def interrupt(self) -> None:
+        """Ask the workers for what they hold; it can be collected afterwards."""
+
+    def close(self) -> None:
+        """Send the drains home and forget the pool."""
+
+
+class LocalLink:
+    """A pool in this process, drained by its own threads.
+
+    Parameters
+    ----------
+    runner : Runner
+        How a block is worked.
+    threads : int
+        Number of drains.
+    target_s : float
+        Time that a block should take, in seconds.
+    """
+
+    def __init__(self, runner: Runner, threads: int, target_s: float = TARGET_S) -> None:
+        self._pool = Pool(uuid4().hex[:8], target_s=target_s)
+        self._changed = threading.Condition()
+        self._going = False
+        self._threads = [
+            threading.Thread(target=self._drain, args=(runner, str(i)), daemon=True)
+            for i in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def collect(self, written: int, offers: Sequence[Offer], patience_s: float) -> Collected:
+        """Offer units, and give what has happened since the event ``written``."""
+        with self._changed:
+            for unit, done in offers:
+                self._pool.offer(unit, done)
+            self._changed.notify_all()
+            self._pool.collect(written)
+            self._changed.wait_for(lambda: self._pool.events, patience_s)
+            events = self._pool.collect(written)
+            return Collected(events, self._pool.drains, self._pool.lent, self._pool.free)
+
+    def interrupt(self) -> None:
+        """Ask the threads for what they hold."""
+        self._going = True
+        with self._changed:
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join(FLUSH_S)
+
+    def close(self) -> None:
+        """Let the threads end."""
+        with self._changed:
+            self._pool.closed = True
+            self._changed.notify_all()
+
+    def _drain(self, runner: Runner, name: str) -> None:
+        loop(runner, self._ask, name, End(None, "none"), lambda: self._going)
+
+    def _ask(self, message: Exchange) -> dict[str, Any]:
+        with self._changed:
+            answer = exchange(self._pool, message)
+            self._changed.notify_all()
+            while not answer:
+                self._changed.wait()
+                message["leaving"] = self._going
+                answer = exchange(self._pool, message)
+            return answer
+
+
+@dataclass(slots=True)
+class _Known:
+    """What the driver knows of a worker."""
+
+    fault: str = ""
+    errors: int = 0
+    drains: list[Future[str]] = field(default_factory=list)
+
+
+class DaskLink:
+    """A pool in a Dask scheduler, drained by one pinned Dask task for each thread of its workers.
+
+    Drains outlive the driver: they go on with what was offered, and the next driver of the campaign
+    finds them and their results.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        Connected client; an asynchronous one is used from another thread than its loop's.
+    campaign : str
+        Names the pool.
+    runner : Runner
+        How a block is worked.
+    target_s : float
+        Time that a block should take, in seconds.
+
+    Raises
+    ------
+    SiteError
+        If the scheduler has no hepdask-ml, or another version of it.
+    """
+
+    def __init__(
+        self, client: Client, campaign: str, runner: Runner, target_s: float = TARGET_S
+    ) -> None:
+        self._client, self._campaign, self._runner = client, campaign, runner
+        self._loop = cast("IOLoop", client.loop)
+        self._target_s = target_s
+        self._workers: dict[str, _Known] = {}
+        self._next_census = -inf
+        self._do(self._register)
+
+    @property
+    def faults(self) -> list[str]:
+        """Why some workers get no work."""
+        return sorted({known.fault for known in self._workers.values() if known.fault})
+
+    def collect(self, written: int, offers: Sequence[Offer], patience_s: float) -> Collected:
+        """Offer units, keep drains on every worker, and give what has happened."""
+        census = monotonic() >= self._next_census
+        answer = self._ask(
+            "hepdask_ml_collect",
+            campaign=self._campaign,
+            written=written,
+            offers=[offer_fields(unit, done) for unit, done in offers],
+            census=census,
+            patience_s=patience_s,
+            target_s=self._target_s,
+        )
+        if census:
+            self._do(self._tend, answer["threads"], answer["drains"], answer["left"])
+            self._next_census = monotonic() + CENSUS_S
+        return Collected(
+            [event_of(fields) for fields in answer["events"]],
+            dict(answer["drains"]),
+            [tuple(lent) for lent in answer["lent"]],
+            answer["free"],
+        )
+
+    def interrupt(self) -> None:
+        """Ask the workers for what they hold."""
+
+        async def ask() -> None:
+            await self._client.run(interrupt, self._campaign, on_error="ignore")
+
+        self._do(ask)
+        deadline = monotonic() + FLUSH_S
+        while monotonic() < deadline and self.collect(0, (), 0.05).lent:
+            pass
+
+    def close(self) -> None:
+        """Send the drains home and forget the pool."""
+        self._ask("hepdask_ml_close", campaign=self._campaign)
+
+    def _ask(self, operation: str, **message: Any) -> Any:
+        """Send a message to the plugin and give its answer."""
+
+        async def ask() -> Any:
+            return await getattr(self._client.scheduler, operation)(**message)
+
+        return self._do(ask)
+
+    def _do(self, coroutine: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+        """Run a coroutine in the client's loop, where the client may be used."""
+        try:
+            return sync(self._loop, coroutine, *arguments)
+        except OSError as error:
+            raise SiteError(
+                f"the connection to the scheduler is lost ({error}): what "
+                "was committed is in the ledger, run again to go on"
+            ) from None
+
+    async def _register(self) -> None:
+        try:
+            await self._client.register_plugin(PoolPlugin(), NAME)
+        except ModuleNotFoundError:
+            raise SiteError(
+                f"the scheduler has no hepdask-ml: install version {hepdask_ml.__version__} there"
+            ) from None
+        scheduler: Any = self._client.scheduler
+        version = await scheduler.hepdask_ml_version()
+        if version != hepdask_ml.__version__:
+            raise SiteError(
+                f"the scheduler has hepdask-ml {version}, this is {hepdask_ml.__version__}: "
+                "install the same version on both and start the scheduler again"
+            )
+
+    async def _tend(
+        self, threads: dict[str, int], drains: dict[str, int], left: Sequence[Sequence[str]]
+    ) -> None:
+        """Put a drain on each thread that has none; retire workers that have no time left."""
+        await self._check([address for address in threads if address not in self._workers])
+        gone = {worker for worker, reason in left if reason == "walltime"} & set(threads)
+        for address, room in threads.items():
+            known = self._workers[address]
+            self._settle(address, known)
+            here = max(drains.get(address, 0), len(known.drains))
+            if not known.fault and address not in gone:
+                known.drains += [self._submit(address) for _ in range(room - here)]
+        done = [address for address in gone if not drains.get(address)]
+        if done:
+            await self._client.retire_workers(done, close_workers=True)
+        for address in self._workers.keys() - threads:
+            del self._workers[address]
+        self._stop_if_useless(threads)
+
+    def _submit(self, address: str) -> Future[str]:
+        future = self._client.submit(
+            drain,
+            self._campaign,
+            self._runner,
+            key=f"hepdask-ml-drain-{self._campaign}-{uuid4().hex}",
+            workers=[address],
+            allow_other_workers=False,
+            pure=False,
+        )
+        # The task outlives this client.
+        fire_and_forget(future)  # type: ignore[no-untyped-call]
+        return future
+
+    def _settle(self, address: str, known: _Known) -> None:
+        """Drop the drains that have ended; mark a worker on which they fail."""
+        errors = [future for future in known.drains if future.status == "error"]
+        known.drains = [future for future in known.drains if future.status == "pending"]
+        known.errors += len(errors)
+        if known.errors >= _ERRORS:
+            known.fault = f"worker {address} cannot work ({errors[-1].key})"
+
+    async def _check(self, addresses: list[str]) -> None:
+        """See that new workers have the same version as we."""
+        if not addresses:
+            return
+
+        def version() -> str:
+            from importlib.metadata import version  # noqa: PLC0415 - runs on the worker
+
+            return version("hepdask-ml")
+
+        found = await self._client.run(version, workers=addresses, on_error="return")
+        for address in addresses:
+            known = self._workers[address] = _Known()
+            answer = found.get(address)
+            if isinstance(answer, ImportError):
+                known.fault = f"worker {address} has no hepdask-ml"
+            elif isinstance(answer, str) and answer != hepdask_ml.__version__:
+                known.fault = f"worker {address} has hepdask-ml {answer}"
+
+    def _stop_if_useless(self, threads: dict[str, int]) -> None:
+        if threads and all(self._workers[address].fault for address in threads):
+            raise SiteError(
+                f"no worker can be used: {self.faults[0]}, this is {hepdask_ml.__version__}: "
+                "install the same version on the workers"
+            )

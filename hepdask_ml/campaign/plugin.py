@@ -1,0 +1,174 @@
+"""Serves pools from the Dask scheduler: one of the two doors to its internals.
+
+The pools live in the scheduler's memory, one for each campaign, and answer three messages: drains
+*exchange*, the driver *collects*, and it *closes*.  Nothing here has to survive: what the ledger
+does not have is done again, identically.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from time import time
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from distributed.diagnostics.plugin import SchedulerPlugin
+
+import hepdask_ml
+from hepdask_ml.campaign.messages import event_fields, exchange, offer, settle
+from hepdask_ml.campaign.pool import TARGET_S, Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from distributed import Scheduler
+
+    from hepdask_ml.campaign.messages import Exchange
+
+NAME = "hepdask-ml"
+PATIENCE_S = 10.0
+"""Time for which a drain is kept waiting for a block before it is told that there is none."""
+
+SILENCE_S = 60.0
+"""Time without a heartbeat after which a worker's blocks are lent to others."""
+
+
+class PoolPlugin(SchedulerPlugin):
+    """Pools by campaign, with the handlers through which the others reach them.
+
+    Parameters
+    ----------
+    silence_s : float
+        Time without a heartbeat after which a worker's blocks are lent to others.
+    """
+
+    idempotent = True
+    name = NAME
+
+    def __init__(self, *, silence_s: float = SILENCE_S) -> None:
+        self._silence_s = silence_s
+        self._served: dict[str, _Served] = {}
+
+    async def start(self, scheduler: Scheduler) -> None:
+        """Register the handlers."""
+        self._scheduler = scheduler
+        scheduler.handlers.update(
+            {
+                "hepdask_ml_version": self.version,
+                "hepdask_ml_exchange": self.exchange,
+                "hepdask_ml_collect": self.collect,
+                "hepdask_ml_close": self.close_campaign,
+            }
+        )
+
+    def remove_worker(self, scheduler: Scheduler, worker: str, **_: Any) -> None:  # noqa: ARG002
+        """Free the blocks of a worker that has gone."""
+        for served in self._served.values():
+            served.pool.lost(worker)
+            served.wake()
+
+    def version(self) -> str:
+        """Give the version that serves: the one that was registered first stays."""
+        return hepdask_ml.__version__
+
+    async def exchange(self, campaign: str, message: Exchange) -> dict[str, Any]:
+        """Commit the last block of a drain, and lend it the next one as soon as there is one."""
+        served = self._served.get(campaign)
+        if served is None:
+            return {"leave": "closed"}
+        worker = self._scheduler.workers.get(message["worker"])
+        if worker is None:
+            # A lost worker that still runs somewhere: what it holds has been lent to another.
+            settle(served.pool, message)
+            return {"leave": "lost"}
+        message = dict(message)  # type: ignore[assignment]
+        deadline = time() + PATIENCE_S
+        answer = exchange(served.pool, message, worker.nthreads)
+        if served.pool.events:
+            served.something.set()
+        if served.pool.free:  # what this drain gave back
+            served.wake()
+        while not answer and time() < deadline:
+            await served.wait(deadline - time())
+            if message["worker"] not in self._scheduler.workers:
+                return {"leave": "lost"}
+            answer = exchange(served.pool, message, worker.nthreads)
+        if "leave" in answer:
+            served.left.append([message["worker"], answer["leave"]])
+        return answer
+
+    async def collect(
+        self,
+        campaign: str,
+        written: int,
+        offers: Sequence[dict[str, Any]],
+        census: bool,
+        patience_s: float,
+        target_s: float = TARGET_S,
+    ) -> dict[str, Any]:
+        """Take offers, and give what was committed as soon as there is something."""
+        served = self._served.get(campaign)
+        if served is None:
+            served = self._served[campaign] = _Served(Pool(uuid4().hex[:8], target_s=target_s))
+        pool = served.pool
+        for fields in offers:
+            offer(pool, fields)
+        if offers:
+            served.wake()
+        self._notice_silence(pool)
+        pool.collect(written)
+        if not pool.events:
+            served.something.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(served.something.wait(), patience_s)
+        answer: dict[str, Any] = {
+            "events": [event_fields(event) for event in pool.collect(written)],
+            "drains": pool.drains,
+            "lent": [list(lent) for lent in pool.lent],
+            "free": pool.free,
+        }
+        if census:
+            workers = self._scheduler.workers.items()
+            answer["threads"] = {address: worker.nthreads for address, worker in workers}
+            answer["left"], served.left = served.left, []
+        return answer
+
+    def close_campaign(self, campaign: str) -> None:
+        """Send the drains of a campaign home and forget its pool."""
+        served = self._served.pop(campaign, None)
+        if served is not None:
+            served.pool.closed = True
+            served.wake()
+
+    def _notice_silence(self, pool: Pool) -> None:
+        for address in list(pool.drains):
+            worker = self._scheduler.workers.get(address)
+            if worker is None or time() - worker.last_seen > self._silence_s:
+                pool.lost(address)
+
+
+class _Served:
+    """A pool, and those who wait for it to change."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.something = asyncio.Event()  # to be collected
+        self.left: list[list[str]] = []  # workers whose drains have ended, and why
+        self._changed = asyncio.Event()
+        self._waiting = 0
+
+    def wake(self) -> None:
+        """Let everybody who waits for a block ask again."""
+        if self._waiting:
+            self._changed.set()
+            self._changed = asyncio.Event()
+
+    async def wait(self, seconds: float) -> None:
+        """Wait until something changes, for a while."""
+        self._waiting += 1
+        try:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), max(seconds, 0.0))
+        finally:
+            self._waiting -= 1

@@ -1,0 +1,1 @@
+"""Places to run, and what a process has there."""

@@ -1,0 +1,1 @@
+"""Limits from toys as durable, distributed work."""
