@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 from math import inf, nan
+from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -18,7 +19,6 @@ from hepdask_ml.errors import CampaignError, late
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
-    from pathlib import Path
 
     from distributed import Client
 
@@ -91,7 +91,7 @@ class Campaign(Generic[Result]):
         self.identity = identity
         self.strategy = strategy
         self.path = MEMORY if ledger is None else str(ledger)
-        self._runner = runner
+        self.runner = runner
         self._summary = summary
         self._facts = facts or {}
         self._target_s = target_s
@@ -157,6 +157,17 @@ class Campaign(Generic[Result]):
         """
         return Running(self, lambda told: self._run(client, threads, watch, told))
 
+    @property
+    def finished(self) -> bool:
+        """Whether its ledger holds all that the strategy asks for."""
+        if self.path == MEMORY or not Path(self.path).exists():
+            return False
+        with open_ledger(self.path, self.identity, self._facts) as ledger:
+            records = ledger.records()
+            if any(record.open or record.error is not None for record in records):
+                return False
+            return bool(records) and not self.strategy.plan(ledger)
+
     def status(self) -> Status:
         """Give how far it is; from the ledger alone if it does not run here.
 
@@ -204,9 +215,9 @@ class Campaign(Generic[Result]):
         ledger = self._kept or open_ledger(self.path, self.identity, self._facts)
         try:
             link = (
-                LocalLink(self._runner, threads, self._target_s)
+                LocalLink(self.runner, threads, self._target_s)
                 if client is None
-                else DaskLink(client, ledger.campaign, self._runner, self._target_s)
+                else DaskLink(client, ledger.campaign, self.runner, self._target_s)
             )
             drive(ledger, self.strategy, link, told, self._watching(watch))
             return self._summary(ledger)

@@ -6,6 +6,7 @@ Dask worker, or by the driver.  Then every drain commits what it has of its bloc
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import ExitStack
 from functools import lru_cache
 from time import monotonic, sleep
@@ -13,15 +14,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
 from distributed import Status, get_worker, secede
+from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.utils import sync
 
 from hepdask_ml.campaign.messages import Exchange, block_of
-from hepdask_ml.campaign.notice import NOTICE
+from hepdask_ml.campaign.notice import GRACE_S, NOTICE
 from hepdask_ml.campaign.pool import MARGIN_S
 from hepdask_ml.facility.node import End, end
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from distributed import Worker
 
     from hepdask_ml.campaign.unit import Block, Runner
 
@@ -32,6 +36,8 @@ RETRIES = 5
 """Messages that may be lost in a row."""
 
 _ALIVE = {Status.init, Status.running, Status.paused}
+
+_CLOSING = "hepdask-ml-closing"
 
 _INTERRUPTED: set[str] = set()
 """Campaigns whose driver has asked the drains of this process for what they have."""
@@ -62,7 +68,7 @@ def drain(campaign: str, runner: Runner) -> str:
     worker = get_worker()
     # Others may use the worker meanwhile, and Dask does not take it for idle.
     secede()  # type: ignore[no-untyped-call]
-    worker.loop.add_callback(NOTICE.listen)
+    worker.loop.add_callback(_listen, worker)
     _INTERRUPTED.discard(campaign)
 
     def ask(message: Exchange) -> dict[str, Any]:
@@ -79,6 +85,21 @@ def drain(campaign: str, runner: Runner) -> str:
         return NOTICE.given or campaign in _INTERRUPTED or worker.status not in _ALIVE
 
     return loop(runner, ask, worker.address, _end_of(worker.lifetime), told_to_go)
+
+
+class _Closing(WorkerPlugin):
+    """Lets a Dask worker that is closed, or retired, commit first: its connections are there yet."""
+
+    async def teardown(self, worker: Worker) -> None:
+        deadline = monotonic() + GRACE_S
+        while NOTICE.held(worker.address) and monotonic() < deadline:
+            await asyncio.sleep(0.02)
+
+
+async def _listen(worker: Worker) -> None:
+    NOTICE.listen()
+    if _CLOSING not in worker.plugins:
+        await worker.plugin_add(_Closing(), _CLOSING)
 
 
 def interrupt(campaign: str) -> None:
@@ -131,7 +152,7 @@ def loop(runner: Runner, ask: Ask, worker: str, end: End, told_to_go: Callable[[
                 return str(answer["leave"])
             message = {}
             if "block" in answer:
-                holding.enter_context(NOTICE.holding())
+                holding.enter_context(NOTICE.holding(worker))
                 block = block_of(answer["block"])
                 begun = monotonic()
                 message = _worked(runner, block, enough)
@@ -145,10 +166,11 @@ def _worked(runner: Runner, block: Block, enough: Callable[[], bool]) -> Exchang
     """Run a block; give what is to be told of it."""
     try:
         done = runner.run(block, enough)
+        reached, result = int(done.reached), bytes(done.result)
     except Exception as error:  # noqa: BLE001 - the door around what others wrote
         text = " ".join(f"{type(error).__name__}: {error}".split())
         return {"token": block.token, "error": text[:2000]}
-    return {"token": block.token, "reached": done.reached, "result": done.result}
+    return {"token": block.token, "reached": reached, "result": result}
 
 
 def _answer(ask: Ask, message: Exchange) -> dict[str, Any]:

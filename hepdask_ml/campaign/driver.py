@@ -89,6 +89,7 @@ def _rounds(
             # The pool is of another time, and takes for done what this ledger does not have.
             link.close()
             offered.clear()
+            written = 0  # the next one counts anew
         if watch is not None:
             watch(ledger, collected)
         if told.is_set():

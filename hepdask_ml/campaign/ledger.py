@@ -16,7 +16,7 @@ import os
 import sqlite3
 from collections import defaultdict
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from socket import gethostname
@@ -30,9 +30,11 @@ from hepdask_ml.campaign.unit import Record, Unit
 from hepdask_ml.errors import CampaignError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from hepdask_ml.campaign.pool import Event
+
+    Cut = Callable[[bytes, int, int], bytes]
 
 SCHEMA = 1
 MEMORY = ":memory:"
@@ -301,6 +303,94 @@ class Ledger:
         with self._transaction() as db:
             db.execute("UPDATE unit SET error = NULL")
 
+    def absorb(self, other: Ledger, cut: Cut) -> int:
+        """Take what another ledger has and this one has not, all or nothing.
+
+        Blocks of the same seed are the same work and join; those of another seed stand beside them.
+
+        Parameters
+        ----------
+        other : Ledger
+            Of the same identity, but for the seed.
+        cut : callable
+            ``cut(result, start, stop)`` gives a part of a result, in steps from its beginning.
+
+        Returns
+        -------
+        int
+            Steps that are new; none if it was merged before.
+
+        Raises
+        ------
+        InputError
+            If it is a ledger of something else, or damaged.
+        """
+        difference = differing(other.identity, self.identity)
+        if difference is not None:
+            raise InputError(
+                f"{other.path} is a ledger with {difference}: it cannot be merged with the others"
+            )
+        new = 0
+        with self._transaction() as db:
+            for record in other.records():
+                unit = self._same_unit(db, record, other.path)
+                new += self._absorb_blocks(db, unit, other._blocks(record), cut)
+            seeds = tuple(sorted({*self.identity.seeds, *other.identity.seeds}))
+            db.execute("UPDATE identity SET seeds = ?", (json.dumps(seeds),))
+        self.identity = replace(self.identity, seeds=seeds)
+        return new
+
+    def _same_unit(self, db: sqlite3.Connection, record: Record, path: str) -> int:
+        row = _unit_row(record.unit, record.seed)
+        db.execute(
+            "INSERT INTO unit (seed, key, total, spec, title, grain, ordered) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT (seed, key) DO UPDATE SET total = MAX(total, excluded.total)",
+            row,
+        )
+        unit, spec = db.execute(
+            "SELECT id, spec FROM unit WHERE seed = ? AND key = ?", row[:2]
+        ).fetchone()
+        if spec != row[3]:
+            raise InputError(
+                f"{path} has {record.unit.title or record.unit.key} with other parameters, maybe "
+                "from another kind of processor: it cannot be merged with the others"
+            )
+        return int(unit)
+
+    def _absorb_blocks(
+        self, db: sqlite3.Connection, unit: int, blocks: Sequence[Any], cut: Cut
+    ) -> int:
+        have = db.execute(
+            "SELECT start, stop FROM block WHERE unit = ? ORDER BY start", (unit,)
+        ).fetchall()
+        new = 0
+        for start, stop, result, worker, seconds, at in blocks:
+            for low, high in _gaps(have, start, stop):
+                part = cut(result, low - start, high - start)
+                share = (high - low) / (stop - start)
+                db.execute(
+                    "INSERT INTO block VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    (unit, low, high, crc32(part), worker, share * seconds, at, part),
+                )
+                new += high - low
+        db.execute(
+            "UPDATE unit SET done = done + ?, error = CASE WHEN done + ? = total THEN NULL ELSE "
+            "error END WHERE id = ?",
+            (new, new, unit),
+        )
+        return new
+
+    def _blocks(self, record: Record) -> list[Any]:
+        """Blocks of a unit with all that is known of them; their results are checked."""
+        about = self._all(
+            "SELECT worker, seconds, at FROM block JOIN unit ON unit.id = block.unit "
+            "WHERE key = ? AND seed = ? ORDER BY start",
+            (record.unit.key, record.seed),
+        )
+        results = self.results(record.unit.key, record.seed)
+        return [(*result, *facts) for result, facts in zip(results, about, strict=True)]
+
     def _write_block(self, db: sqlite3.Connection, unit: int, event: Committed, now: float) -> None:
         overlap = db.execute(
             "SELECT start, stop FROM block WHERE unit = ? AND start < ? ORDER BY start DESC",
@@ -354,7 +444,11 @@ class Ledger:
 
 
 def open_ledger(
-    path: str | Path, identity: Identity, facts: Mapping[str, Any] | None = None
+    path: str | Path,
+    identity: Identity,
+    facts: Mapping[str, Any] | None = None,
+    *,
+    several_seeds: bool = False,
 ) -> Ledger:
     """Open a ledger for writing; make it if there is none.
 
@@ -366,6 +460,8 @@ def open_ledger(
         What it has to be of.
     facts : dict, optional
         Kept in the ledger, as JSON can hold them.
+    several_seeds : bool
+        Whether it may be of other seeds; then it can be read and merged, and not run.
 
     Returns
     -------
@@ -388,10 +484,69 @@ def open_ledger(
         connection = undo.enter_context(closing(_connected(name, target)))
         _prepare(connection, name, identity)
         ledger = Ledger(name, connection, lock)
-        _check_identity(ledger, identity)
+        _check_identity(ledger, identity, several_seeds=several_seeds)
         ledger.take_over(facts or {})
         undo.pop_all()
     return ledger
+
+
+def merge_ledgers(out: str | Path, sources: Sequence[str | Path], cut: Cut) -> tuple[Ledger, int]:
+    """Join ledgers of one identity, or of several that differ by the seed alone.
+
+    Parameters
+    ----------
+    out : str or Path
+        File of the ledger that takes them; made if it is not there.
+    sources : sequence of str or Path
+        Files of the others, which stay as they are.
+    cut : callable
+        As in `Ledger.absorb`.
+
+    Returns
+    -------
+    ledger : Ledger
+        The joint ledger.
+    new : int
+        Steps that it did not have before.
+
+    Raises
+    ------
+    InputError
+        If one is a ledger of something else, or damaged; those before it are merged already.
+    CampaignError
+        If ``out`` is being written by another process, or cannot be written.
+    """
+    with ExitStack() as reading:
+        ledgers = [reading.enter_context(read_ledger(source)) for source in sources]
+        for ledger in ledgers[1:]:
+            difference = differing(ledger.identity, ledgers[0].identity)
+            if difference is not None:
+                raise InputError(
+                    f"{ledger.path} is a ledger with {difference}: it cannot be merged with "
+                    f"{ledgers[0].path}"
+                )
+        joint = open_ledger(out, ledgers[0].identity, ledgers[0].facts, several_seeds=True)
+        try:
+            return joint, sum(joint.absorb(ledger, cut) for ledger in ledgers)
+        except BaseException:
+            joint.close()
+            raise
+
+
+def _gaps(have: Sequence[tuple[int, int]], start: int, stop: int) -> list[tuple[int, int]]:
+    """Parts of a range that are in none of some others, which rise."""
+    gaps = []
+    for low, high in have:
+        if high <= start:
+            continue
+        if low >= stop:
+            break
+        if start < low:
+            gaps.append((start, low))
+        start = max(start, high)
+    if start < stop:
+        gaps.append((start, stop))
+    return gaps
 
 
 def read_ledger(path: str | Path) -> Ledger:
@@ -426,15 +581,13 @@ def read_ledger(path: str | Path) -> Ledger:
 
 def _connected(name: str, target: str) -> sqlite3.Connection:
     with _sentences(name):
-        connection = sqlite3.connect(
+        return sqlite3.connect(
             target,
             timeout=_BUSY_S,
             uri=target != MEMORY,
             isolation_level=None,
             check_same_thread=False,
         )
-        connection.execute("PRAGMA synchronous = FULL")
-        return connection
 
 
 def _prepare(connection: sqlite3.Connection, name: str, identity: Identity) -> None:
@@ -447,6 +600,7 @@ def _prepare(connection: sqlite3.Connection, name: str, identity: Identity) -> N
             if fault != "ok":
                 raise _damaged(name)
         connection.execute("PRAGMA journal_mode = DELETE").fetchone()
+        connection.execute("PRAGMA synchronous = FULL")
         if new:
             _make(connection, identity)
 
@@ -475,13 +629,15 @@ def _check_format(connection: sqlite3.Connection, name: str) -> None:
         raise InputError(f"{name} is no ledger of hepdask-ml: give another file")
 
 
-def _check_identity(ledger: Ledger, asked: Identity) -> None:
-    difference = differing(ledger.identity, asked)
-    if difference is None and len(ledger.identity.seeds) > 1:
-        seeds = ", ".join(map(str, ledger.identity.seeds))
-        difference = f"the seeds {seeds} in one: it can be reported, not run"
-    elif ledger.identity.seeds != asked.seeds and difference is None:
-        difference = f"seed {ledger.identity.seeds[0]}, not {asked.seeds[0]}"
+def _check_identity(ledger: Ledger, asked: Identity, *, several_seeds: bool) -> None:
+    difference, seeds = differing(ledger.identity, asked), ledger.identity.seeds
+    if difference is None and not several_seeds and seeds != asked.seeds:
+        names = ", ".join(map(str, seeds))
+        difference = (
+            f"seed {names}, not {asked.seeds[0]}"
+            if len(seeds) == 1
+            else f"the seeds {names} in one: it can be reported, not run"
+        )
     if difference is not None:
         raise InputError(f"{ledger.path} is a ledger with {difference}: start a new one")
 

@@ -132,6 +132,7 @@ class LocalLink:
 
     def _ask(self, message: Exchange) -> dict[str, Any]:
         with self._changed:
+            message["leaving"] = self._going  # it may have been told since it asked
             answer = exchange(self._pool, message)
             self._changed.notify_all()
             while not answer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections import Counter
 from contextlib import contextmanager
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ class Notice:
 
     def __init__(self) -> None:
         self.given = False
-        self._holders = 0
+        self._holders: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._before: Any = None
         self._listening = self._late = False
@@ -40,15 +41,20 @@ class Notice:
         self._before = signal.signal(signal.SIGTERM, self._hear)
 
     @contextmanager
-    def holding(self) -> Iterator[None]:
-        """Hold work that would be lost."""
+    def holding(self, worker: str) -> Iterator[None]:
+        """Hold work of a worker that would be lost."""
         with self._lock:
-            self._holders += 1
+            self._holders[worker] += 1
         try:
             yield
         finally:
             with self._lock:
-                self._holders -= 1
+                self._holders[worker] -= 1
+
+    def held(self, worker: str) -> bool:
+        """Whether work of a worker would be lost."""
+        with self._lock:
+            return self._holders[worker] > 0
 
     def _hear(self, number: int, _: Any) -> None:
         if not self.given:
@@ -61,10 +67,14 @@ class Notice:
     def _wait(self) -> None:
         """Let the holders finish; then send the signal again, for the main thread to pass it on."""
         deadline = monotonic() + GRACE_S
-        while self._holders and monotonic() < deadline:
+        while self._any() and monotonic() < deadline:
             sleep(0.02)
         self._late = True
         os.kill(os.getpid(), signal.SIGTERM)
+
+    def _any(self) -> bool:
+        with self._lock:
+            return self._holders.total() > 0
 
 
 NOTICE = Notice()

@@ -17,6 +17,7 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 
 import hepdask_ml
 from hepdask_ml.campaign.messages import event_fields, exchange, offer, settle
+from hepdask_ml.campaign.notice import GRACE_S
 from hepdask_ml.campaign.pool import TARGET_S, Pool
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ PATIENCE_S = 10.0
 
 SILENCE_S = 60.0
 """Time without a heartbeat after which a worker's blocks are lent to others."""
+
+_RETIRED = ("retire-workers", "worker-close-gracefully")
+"""Begin the stimuli by which Dask removes workers that live on for a moment, and commit then."""
 
 
 class PoolPlugin(SchedulerPlugin):
@@ -62,8 +66,18 @@ class PoolPlugin(SchedulerPlugin):
             }
         )
 
-    def remove_worker(self, scheduler: Scheduler, worker: str, **_: Any) -> None:  # noqa: ARG002
-        """Free the blocks of a worker that has gone."""
+    def remove_worker(
+        self, scheduler: Scheduler, worker: str, *, stimulus_id: str = "", **_: Any
+    ) -> None:
+        """Free the blocks of a worker that has gone, or has had the time to commit them."""
+        if stimulus_id.startswith(_RETIRED):
+            scheduler.loop.call_later(GRACE_S, self._lose, worker)
+            for served in self._served.values():
+                served.wake()  # its drains that wait
+        else:
+            self._lose(worker)
+
+    def _lose(self, worker: str) -> None:
         for served in self._served.values():
             served.pool.lost(worker)
             served.wake()
@@ -79,9 +93,9 @@ class PoolPlugin(SchedulerPlugin):
             return {"leave": "closed"}
         worker = self._scheduler.workers.get(message["worker"])
         if worker is None:
-            # A lost worker that still runs somewhere: what it holds has been lent to another.
+            # Retired, it commits what it has; or lost, and that has been lent to another.
             settle(served.pool, message)
-            return {"leave": "lost"}
+            return self._left(served, message)
         message = dict(message)  # type: ignore[assignment]
         deadline = time() + PATIENCE_S
         answer = exchange(served.pool, message, worker.nthreads)
@@ -92,7 +106,7 @@ class PoolPlugin(SchedulerPlugin):
         while not answer and time() < deadline:
             await served.wait(deadline - time())
             if message["worker"] not in self._scheduler.workers:
-                return {"leave": "lost"}
+                return self._left(served, message)
             answer = exchange(served.pool, message, worker.nthreads)
         if "leave" in answer:
             served.left.append([message["worker"], answer["leave"]])
@@ -141,10 +155,16 @@ class PoolPlugin(SchedulerPlugin):
             served.pool.closed = True
             served.wake()
 
+    def _left(self, served: _Served, message: Exchange) -> dict[str, Any]:
+        served.pool.leave(message["drain"])
+        served.something.set()
+        served.wake()
+        return {"leave": "lost"}
+
     def _notice_silence(self, pool: Pool) -> None:
         for address in list(pool.drains):
             worker = self._scheduler.workers.get(address)
-            if worker is None or time() - worker.last_seen > self._silence_s:
+            if worker is not None and time() - worker.last_seen > self._silence_s:
                 pool.lost(address)
 
 

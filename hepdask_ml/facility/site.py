@@ -6,13 +6,17 @@ group ``hepdask_ml.sites``, which has to pass `hepdask_ml.testing.SiteContract`.
 
 from __future__ import annotations
 
+import logging
+import signal
+import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Protocol
 
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Worker
+from distributed.diagnostics.plugin import WorkerPlugin
 
 from hepdask_ml.errors import InputError
 
@@ -63,10 +67,25 @@ class LocalSite:
                 host="127.0.0.1",
                 dashboard_address="127.0.0.1:0",
                 worker_dashboard_address="127.0.0.1:0",
+                silence_logs=logging.CRITICAL,  # what goes wrong with a block is in the ledger
             ) as cluster,
             Client(cluster) as client,  # type: ignore[no-untyped-call]
         ):
+            client.register_plugin(_DeafToInterrupts())
             yield client
+
+
+class _DeafToInterrupts(WorkerPlugin):
+    """Lets Ctrl-C, which the terminal sends to every process, stop the driver alone.
+
+    The driver then asks the workers for what they hold.
+    """
+
+    name = "hepdask-ml-interrupts"
+
+    def setup(self, worker: Worker) -> None:  # noqa: ARG002
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @dataclass(frozen=True, slots=True)

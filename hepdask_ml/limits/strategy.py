@@ -153,11 +153,12 @@ class AdaptiveScan:
 
     def _first(self) -> list[Unit]:
         """Points around the asymptotic limits, with toys as the formulae have it."""
-        values = self._first_values()
+        values = self.first_values()
         scan = _Scan.of_formulae([observe(self.experiment, mu) for mu in values], self.level)
         return self._grown({}, scan.needed(scan.mu, FIRST_GOAL))
 
-    def _first_values(self) -> list[float]:
+    def first_values(self) -> list[float]:
+        """Give the points of the first round."""
         model = self.experiment.model
         top = float(model.upper[model.poi_index])
         formulae = (self.asymptotic.observed, *self.asymptotic.expected)
@@ -232,6 +233,24 @@ class AdaptiveScan:
             share = max(room, 0) / extra
             wanted = [_cut(unit, have.get(unit.key, 0), share) for unit in wanted]
         return [unit for unit in wanted if unit.total > have.get(unit.key, 0)]
+
+
+def needed_by_formulae(strategy: AdaptiveScan) -> int:
+    """Give the toys that a scan would need if it knew the limits, by asymptotic formulae.
+
+    Parameters
+    ----------
+    strategy : AdaptiveScan
+        The scan.
+
+    Returns
+    -------
+    int
+        Toys of all points and both hypotheses.
+    """
+    seen = [observe(strategy.experiment, mu) for mu in strategy.first_values()]
+    scan = _Scan.of_formulae(seen, strategy.level)
+    return sum(map(sum, scan.needed(scan.mu, strategy.precision).values()))
 
 
 def units_at(experiment: Experiment, mu: float, toys: tuple[int, int]) -> list[Unit]:
@@ -405,7 +424,9 @@ class _Scan:
                     value,
                     np.array([cls.error for cls in column]),
                     np.full(len(mu), clb),
-                    n_b * (error_b / np.maximum(value, level / 5.0)) ** 2,
+                    np.nan_to_num(
+                        n_b * (error_b / np.maximum(value, level / 5.0)) ** 2, nan=_TYPICAL_B
+                    ),
                     _steepness(mu, formula, level),
                     level,
                 )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
-from math import nan
+from dataclasses import dataclass, replace
+from math import isfinite, nan
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from hepdask_ml.campaign.ledger import Ledger
     from hepdask_ml.campaign.unit import History, Record
-    from hepdask_ml.inference.hypotest import HypoTest
     from hepdask_ml.inference.limit import Limit
     from hepdask_ml.inference.toys import ToyResults
 
@@ -97,12 +96,10 @@ def limit(ledger: Ledger) -> Limit:
     ]
     if not found:
         raise CampaignError(f"{ledger.path} holds no toys yet: run the campaign first")
-    return summarise(
-        found,
-        asymptotic_of(facts["asymptotic"]),
-        cl=ledger.identity.configuration["cl"],
-        warnings=_unfinished(ledger, found),
+    made = summarise(
+        found, asymptotic_of(facts["asymptotic"]), cl=ledger.identity.configuration["cl"]
     )
+    return replace(made, warnings=(*_unfinished(ledger, made), *made.warnings))
 
 
 def asymptotic_fields(asymptotic: Asymptotic) -> dict[str, Any]:
@@ -160,12 +157,19 @@ def _toys(history: History, records: Sequence[Record]) -> ToyResults:
     )
 
 
-def _unfinished(ledger: Ledger, found: Sequence[HypoTest]) -> tuple[str, ...]:
-    progress = ledger.progress()
+def _unfinished(ledger: Ledger, made: Limit) -> tuple[str, ...]:
+    progress, precision = ledger.progress(), ledger.facts.get("precision")
     if progress.done < progress.total:
         return (
             f"the campaign is not finished: {progress.done:,} of {progress.total:,} toys, at "
-            f"{len(found)} points",
+            f"{len(made.points)} points",
+        )
+    errors = [found.error / found.value for found in (made.observed, *made.expected)]
+    largest = max((error for error in errors if isfinite(error)), default=nan)
+    if precision is not None and largest > precision:
+        return (
+            f"the largest error is {100 * largest:.2g} %, and {100 * precision:.2g} % was asked "
+            "for: raise max_toys and run again",
         )
     return ()
 

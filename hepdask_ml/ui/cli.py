@@ -8,7 +8,6 @@ shown with ``--debug`` only.
 from __future__ import annotations
 
 import sys
-from math import isfinite
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import hepdask_ml
-from hepdask_ml.errors import HepdaskError, InputError, late
+from hepdask_ml.config import parse_scan
+from hepdask_ml.errors import HepdaskError, InputError, Interrupted, late
+from hepdask_ml.ui import campaigns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from hepdask_ml.likelihood.model import CompiledModel
 
 _DEBUG = "hepdask_ml.debug"
+
+CAMPAIGN_OPTIONS = ("ledger", "precision", "max_toys", "scheduler", "site", "dry_run")
+"""Options of which one makes a limit a campaign."""
 
 
 class _Failure(click.ClickException):
@@ -44,6 +48,8 @@ class _Program(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except Interrupted as error:
+            raise _Failure(str(error), 130) from None
         except HepdaskError as error:
             if ctx.meta.get(_DEBUG):
                 raise
@@ -69,22 +75,12 @@ def _keep_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     ctx.meta[_DEBUG] = value
 
 
-def _parse_scan(_: click.Context, __: click.Parameter, value: str) -> str | list[float]:
-    if value == "auto":
-        return value
-    parts = value.split(":")
+def _parse_scan(_: click.Context, __: click.Parameter, value: str) -> list[float] | None:
     try:
-        low, high, n = float(parts[0]), float(parts[1]), int(parts[2])
-    except (ValueError, IndexError):
-        raise click.BadParameter(f'"{value}" is neither LO:HI:N nor auto') from None
-    if len(parts) != 3 or not (isfinite(low) and isfinite(high)):
-        raise click.BadParameter(f'"{value}" is neither LO:HI:N with finite numbers nor auto')
-    if n < 1:
-        raise click.BadParameter(f'"{value}" is empty: N must be at least 1')
-    if low > high or (n > 1 and low == high):
-        raise click.BadParameter(f'"{value}" does not rise: LO must lie below HI')
-    step = (high - low) / (n - 1) if n > 1 else 0.0
-    return [low + i * step for i in range(n - 1)] + [high if n > 1 else low]
+        scan = parse_scan(value)
+    except InputError as error:
+        raise click.BadParameter(str(error)) from None
+    return None if scan is None else list(scan)
 
 
 _SHARED = [
@@ -181,29 +177,72 @@ def main() -> None:
     show_default=True,
     callback=_parse_scan,
     metavar="LO:HI:N|auto",
-    help="Values of the parameter of interest: N from LO to HI, or chosen by the limits.",
+    help="Values of the parameter of interest: N from LO to HI, some with commas between them, or "
+    "chosen by the limits.",
 )
 @click.option(
     "--cl", type=float, default=0.95, show_default=True, help="Confidence level, between 0 and 1."
 )
 @click.option("--hepdata", is_flag=True, help="With -o: write tables for HEPData, too.")
+@click.option(
+    "--ledger",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Run a campaign that keeps its toys in FILE; the same command again goes on with it.",
+)
+@click.option(
+    "--precision",
+    type=float,
+    metavar="P",
+    help="Run a campaign that throws toys where they are needed, until the relative Monte-Carlo "
+    "error of each limit is P; 0.02 by default in a campaign without --scan.",
+)
+@click.option(
+    "--max-toys", type=int, metavar="N", help="Toys in all at most; ten million by default."
+)
+@click.option(
+    "--scheduler", metavar="ADDRESS", help="Run the campaign on the Dask cluster at this address."
+)
+@click.option(
+    "--site",
+    metavar="NAME|FILE",
+    help="Run the campaign there: local, or a YAML file that describes a site.",
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Show the plan of the campaign and what it will cost; stop."
+)
 def limit(
-    scan: str | list[float], cl: float, hepdata: bool, output: Path | None, **options: Any
+    scan: list[float] | None,
+    cl: float,
+    hepdata: bool,
+    output: Path | None,
+    **options: Any,
 ) -> None:
     """Find the largest signal that WORKSPACE does not exclude, with toys.
 
     WORKSPACE is a HistFactory JSON file as pyhf writes it, packed with gzip or not, or a URL.
+    With a ledger, a precision, or a place to run, the limit becomes a campaign: it can be stopped
+    and taken up at any moment, and loses nothing.
 
     \b
     Examples:
       hepdask-ml limit examples/workspace.json --toys 2000
       hepdask-ml limit BkgOnly.json --patch patchset.json:sbottom_900_550_60 -o limit
+      hepdask-ml limit examples/workspace.json --precision 0.05 --ledger my.ledger
     """  # noqa: D301
     if hepdata and output is None:
         raise InputError("--hepdata needs a folder for its tables: give one with -o")
     folder = None if output is None else late("ui.files").writable_folder(output)
     started = perf_counter()
-    found = _ask("limit", "upper_limit", options, scan=scan, cl=cl)
+    if any(options[name] for name in CAMPAIGN_OPTIONS):
+        context = click.get_current_context()
+        if context.get_parameter_source("toys") is click.core.ParameterSource.DEFAULT:
+            options["toys"] = None
+        found = campaigns.limit({**options, "scan": scan, "cl": cl})
+        if found is None:
+            return
+    else:
+        found = _ask("limit", "upper_limit", options, scan=scan or "auto", cl=cl)
     _answer(options, found.to_json(), "limit_view", found)
     if folder is not None:
         seconds = perf_counter() - started
@@ -230,6 +269,95 @@ def hypotest(mu: float, output: Path | None, **options: Any) -> None:
     if folder is not None:
         seconds = perf_counter() - started
         _list_files(late("ui.files").write_hypotest(found, folder, seconds=seconds))
+
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+_QUIET = click.option("--quiet", is_flag=True, help="Show no progress.")
+_SHOW_TRACEBACK = click.option(
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    callback=_keep_debug,
+    help="Show a traceback if something fails.",
+)
+
+
+@main.command()
+@click.argument("config")
+@_JSON
+@_QUIET
+@_SHOW_TRACEBACK
+def run(config: str, as_json: bool, quiet: bool) -> None:
+    """Run the campaign that CONFIG describes, a YAML file; run it again to go on with it.
+
+    \b
+    Example:
+      hepdask-ml run configs/toy-limit.yaml
+    """  # noqa: D301
+    started = perf_counter()
+    found, folder = campaigns.configured(config, quiet=quiet)
+    _answer({"as_json": as_json}, found.to_json(), "limit_view", found)
+    if folder is not None:
+        seconds = perf_counter() - started
+        _list_files(late("ui.files").write_limit(found, folder, seconds=seconds))
+
+
+@main.command()
+@click.argument("ledger")
+@click.option("--watch", is_flag=True, help="Go on showing it until the campaign is finished.")
+@_JSON
+@_SHOW_TRACEBACK
+def status(ledger: str, watch: bool, as_json: bool) -> None:
+    """Show how far the campaign of LEDGER is, while it runs or afterwards.
+
+    \b
+    Example:
+      hepdask-ml status my.ledger --watch
+    """  # noqa: D301
+    campaigns.show_status(ledger, watch=watch, as_json=as_json)
+
+
+@main.command()
+@click.argument("ledger")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="DIR",
+    help="Write numbers, plots and one page that holds everything into this folder.",
+)
+@_JSON
+@_SHOW_TRACEBACK
+def report(ledger: str, output: Path, as_json: bool) -> None:
+    """Report what LEDGER holds, finished or not: the limit, plots, and a page in HTML.
+
+    \b
+    Example:
+      hepdask-ml report my.ledger -o report
+    """  # noqa: D301
+    folder = late("ui.files").writable_folder(output)
+    found, written = campaigns.report(ledger, folder)
+    _answer({"as_json": as_json}, found.to_json(), "limit_view", found)
+    _list_files(written)
+
+
+@main.command()
+@click.argument("out")
+@click.argument("ledgers", nargs=-1, required=True)
+@_JSON
+@_SHOW_TRACEBACK
+def merge(out: str, ledgers: tuple[str, ...], as_json: bool) -> None:
+    """Merge LEDGERS of one campaign into OUT, which is made or grows.
+
+    Toys of the same seed are the same toys and count once; ledgers that differ by the seed alone
+    hold independent toys, which add up.  Merging twice changes nothing.
+
+    \b
+    Example:
+      hepdask-ml merge all.ledger monday.ledger tuesday.ledger
+    """  # noqa: D301
+    campaigns.merge(out, ledgers, as_json=as_json)
 
 
 def _ask(module: str, question: str, options: dict[str, Any], **more: Any) -> Any:

@@ -1,0 +1,247 @@
+"""What the command line does with campaigns: runs them somewhere, and looks into their ledgers."""
+
+from __future__ import annotations
+
+import sys
+from json import dumps
+from pathlib import Path
+from time import sleep
+from typing import TYPE_CHECKING, Any, cast
+
+from hepdask_ml.errors import InputError, Interrupted, late
+
+WATCH_S = 2.0
+"""Time between two looks into a ledger."""
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from hepdask_ml.campaign.campaign import Campaign
+    from hepdask_ml.config import SiteSettings
+    from hepdask_ml.inference.limit import Limit
+
+
+def limit(options: Mapping[str, Any]) -> Limit | None:
+    """Run the campaign of a limit, or only show its plan.
+
+    Parameters
+    ----------
+    options : mapping
+        Of the command ``limit``.
+
+    Returns
+    -------
+    Limit or None
+        None after a dry run.
+    """
+    names = (
+        "ledger", "precision", "max_toys", "scan", "toys", "cl", "test_statistic", "seed", "starts",
+        "poi", "measurement",
+    )  # fmt: skip
+    campaign: Campaign[Limit] = late("limits.campaign").toy_limit(
+        options["workspace"],
+        patch=list(options["patch"]),
+        **{name: options[name] for name in names},
+    )
+    if options["dry_run"]:
+        show_plan(campaign, as_json=options["as_json"])
+        return None
+    return run(campaign, _site_asked(options), options["threads"], quiet=options["quiet"])
+
+
+def configured(path: str, *, quiet: bool) -> tuple[Limit, Path | None]:
+    """Run the campaign that a file describes.
+
+    Parameters
+    ----------
+    path : str
+        YAML file.
+    quiet : bool
+        Show no progress.
+
+    Returns
+    -------
+    limit : Limit
+        The result.
+    output : Path or None
+        The folder for it, if one was named; it can be written to.
+    """
+    settings = late("config").read_settings(path)
+    output = None
+    if settings.output is not None:
+        output = late("ui.files").writable_folder(Path(settings.output))
+    asked = settings.limit
+    campaign: Campaign[Limit] = late("limits.campaign").toy_limit(
+        settings.model.workspace,
+        ledger=settings.ledger,
+        precision=asked.precision,
+        max_toys=asked.max_toys,
+        scan=asked.scan,
+        toys=asked.toys,
+        cl=asked.cl,
+        test_statistic=asked.test_statistic,
+        seed=asked.seed,
+        starts=asked.starts,
+        poi=settings.model.poi,
+        measurement=settings.model.measurement,
+        patch=list(settings.model.patch),
+    )
+    return run(campaign, settings.site, None, quiet=quiet), output
+
+
+def run(
+    campaign: Campaign[Limit], place: SiteSettings | None, threads: int | None, *, quiet: bool
+) -> Limit:
+    """Run a campaign with a progress bar.
+
+    Parameters
+    ----------
+    campaign : Campaign
+        The campaign.
+    place : SiteSettings or None
+        Where; on worker processes of this machine if None, or in this process without a ledger.
+    threads : int or None
+        Processors of this machine to use; all if None.
+    quiet : bool
+        Show no progress.
+
+    Returns
+    -------
+    Limit
+        The result.
+
+    Raises
+    ------
+    Interrupted
+        If it was interrupted; the message tells what is kept.
+    """
+    in_memory = campaign.path == late("campaign.ledger").MEMORY
+    if campaign.finished:
+        return campaign.results()
+    try:
+        with late("ui.watch").CampaignProgress(quiet=quiet) as watch:
+            if place is None and in_memory:
+                processors = late("likelihood.fit").available_processors()
+                return cast("Limit", campaign.run(threads=threads or processors, watch=watch))
+            settings = place or late("config").SiteSettings(workers=threads)
+            with late("facility.site").site(settings).open() as client:
+                return cast("Limit", campaign.run(client, watch=watch))
+    except KeyboardInterrupt:
+        if in_memory:
+            raise Interrupted("interrupted before the end: there is no result") from None
+        kept = campaign.status().progress.done
+        raise Interrupted(
+            f"interrupted: {kept:,} toys are in {campaign.path}, the same command again goes on"
+        ) from None
+
+
+def show_plan(campaign: Campaign[Limit], *, as_json: bool) -> None:
+    """Print what a campaign will do.
+
+    Parameters
+    ----------
+    campaign : Campaign
+        The campaign.
+    as_json : bool
+        As JSON.
+    """
+    show = late("ui.show")
+    plan = late("limits.forecast").forecast(campaign)
+    if as_json:
+        sys.stdout.write(show.json_text(show.forecast_json(plan)))
+    else:
+        show.Console(file=sys.stdout).print(show.forecast_view(plan))
+
+
+def show_status(path: str, *, watch: bool, as_json: bool) -> None:
+    """Print how far a campaign is.
+
+    Parameters
+    ----------
+    path : str
+        File of its ledger.
+    watch : bool
+        Go on until it is finished.
+    as_json : bool
+        As JSON; one document, or one a line with ``watch``.
+    """
+    show, read = late("ui.show"), late("campaign.ledger").read_ledger
+    while True:
+        with read(path) as ledger:
+            document = show.status_json(ledger)
+            if as_json:
+                text = dumps(document) + "\n" if watch else show.json_text(document)
+                sys.stdout.write(text)
+                sys.stdout.flush()
+            else:
+                console = show.Console(file=sys.stdout)
+                if watch and console.is_terminal:
+                    console.clear()
+                console.print(show.status_view(ledger))
+            finished = document["state"] != "unfinished"
+        if finished or not watch:
+            return
+        sleep(WATCH_S)
+
+
+def report(path: str, folder: Path) -> tuple[Limit, list[Path]]:
+    """Report what a ledger holds.
+
+    Parameters
+    ----------
+    path : str
+        Its file.
+    folder : Path
+        Where to.
+
+    Returns
+    -------
+    limit : Limit
+        The limit, as far as it is known.
+    written : list of Path
+        The files.
+    """
+    with late("campaign.ledger").read_ledger(path) as ledger:
+        found: Limit = late("limits.summary").limit(ledger)
+        return found, late("ui.report").write_report(ledger, folder)
+
+
+def merge(out: str, sources: Sequence[str], *, as_json: bool) -> None:
+    """Merge ledgers, and print what came of it.
+
+    Parameters
+    ----------
+    out : str
+        File of the ledger that takes the others.
+    sources : sequence of str
+        Files of the others.
+    as_json : bool
+        As JSON.
+    """
+    show = late("ui.show")
+    ledger, new = late("campaign.ledger").merge_ledgers(out, sources, late("limits.runner").cut)
+    with ledger:
+        done, seeds = ledger.progress().done, ledger.identity.seeds
+    if as_json:
+        document = {"schema": "hepdask-ml/merge/1", "ledger": out, "new": new, "toys": done}
+        sys.stdout.write(show.json_text({**document, "seeds": list(seeds)}))
+        return
+    names = show.seed_text(seeds[0] if len(seeds) == 1 else seeds)
+    sys.stdout.write(f"{out}: {new:,} new toys, {done:,} in all, {names}\n")
+
+
+def _site_asked(options: Mapping[str, Any]) -> SiteSettings | None:
+    """Give the settings of the place that --site or --scheduler name."""
+    config = late("config")
+    site, address = options["site"], options["scheduler"]
+    if site is not None and address is not None:
+        raise InputError("--site and --scheduler name two places: give one of them")
+    if address is not None:
+        kind, workers, more = "scheduler", None, {"address": address}
+    elif site is None:
+        return None
+    elif Path(site).suffix in {".yaml", ".yml"} or Path(site).is_file():
+        return cast("SiteSettings", config.read_site(site))
+    else:
+        kind, workers, more = site, options["threads"], {}
+    return cast("SiteSettings", config.SiteSettings(kind=kind, workers=workers, options=more))
