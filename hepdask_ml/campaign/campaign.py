@@ -157,6 +157,19 @@ class Campaign(Generic[Result]):
         """
         return Running(self, lambda told: self._run(client, threads, watch, told))
 
+    def check(self) -> None:
+        """Make the ledger, or see that it is of this campaign, before a place to run is opened.
+
+        Raises
+        ------
+        InputError
+            If the ledger is of something else, or cannot be written.
+        CampaignError
+            If another process writes it.
+        """
+        if self.path != MEMORY:
+            open_ledger(self.path, self.identity, self._facts).close()
+
     @property
     def finished(self) -> bool:
         """Whether its ledger holds all that the strategy asks for."""

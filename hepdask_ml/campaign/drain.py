@@ -91,8 +91,10 @@ class _Closing(WorkerPlugin):
     """Lets a Dask worker that is closed, or retired, commit first: its connections are there yet."""
 
     async def teardown(self, worker: Worker) -> None:
-        deadline = monotonic() + GRACE_S
+        stream, deadline = worker.batched_stream, monotonic() + GRACE_S
         while NOTICE.held(worker.address) and monotonic() < deadline:
+            if stream is None or stream.closed():  # there is nobody to commit it to
+                return
             await asyncio.sleep(0.02)
 
 

@@ -624,6 +624,7 @@ def _make(connection: sqlite3.Connection, identity: Identity) -> None:
 
 def _check_format(connection: sqlite3.Connection, name: str) -> None:
     with _sentences(name):
+        connection.execute("SELECT 1 FROM sqlite_schema").fetchone()  # fails for a cut header
         (application,) = connection.execute("PRAGMA application_id").fetchone()
     if application != _APPLICATION:
         raise InputError(f"{name} is no ledger of hepdask-ml: give another file")

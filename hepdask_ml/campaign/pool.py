@@ -356,18 +356,15 @@ class Pool:
         return None
 
     def _choose(self, worker: str) -> tuple[_State, _Range] | None:
-        """First free range, but for one that failed on this worker while there are others."""
-        last = None
+        """First free range, but for one that failed on this worker and not on all others."""
         for state in self._open.values():
             if state.unit.ordered and state.tokens:
                 continue
             for place in state.free[:1] if state.unit.ordered else state.free:
-                if worker not in place.failed_on:
-                    return state, place
                 # Waiting for another worker would be for ever if it has failed on all of them.
-                if last is None and self._drains_of.keys() <= place.failed_on:
-                    last = state, place
-        return last
+                if worker not in place.failed_on or self._drains_of.keys() <= place.failed_on:
+                    return state, place
+        return None
 
     def _size(self, state: _State, place: _Range, usable: float, pace: float | None) -> int:
         unit, steps = state.unit, place.stop - place.start

@@ -116,6 +116,7 @@ def run(
         If it was interrupted; the message tells what is kept.
     """
     in_memory = campaign.path == late("campaign.ledger").MEMORY
+    campaign.check()
     if campaign.finished:
         return campaign.results()
     try:

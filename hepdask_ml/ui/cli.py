@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import hepdask_ml
-from hepdask_ml.config import parse_scan
 from hepdask_ml.errors import HepdaskError, InputError, Interrupted, late
 from hepdask_ml.ui import campaigns
 
@@ -77,7 +76,7 @@ def _keep_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 
 def _parse_scan(_: click.Context, __: click.Parameter, value: str) -> list[float] | None:
     try:
-        scan = parse_scan(value)
+        scan = late("config").parse_scan(value)
     except InputError as error:
         raise click.BadParameter(str(error)) from None
     return None if scan is None else list(scan)
