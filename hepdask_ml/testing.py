@@ -27,13 +27,14 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from ipaddress import ip_address
+from itertools import pairwise
 from multiprocessing import resource_tracker
 from random import Random
 from time import monotonic, sleep
@@ -86,7 +87,7 @@ class DiceRunner:
     --------
     >>> block = Block("red", {"sides": 6}, 0, 5, "token")
     >>> list(DiceRunner(seed=1).run(block, lambda: False).result)
-    [6, 2, 1, 6, 4]
+    [1, 3, 3, 1, 4]
     """
 
     seed: int = 1
@@ -105,7 +106,7 @@ class DiceRunner:
         return Done(block.start + len(faces), bytes(faces))
 
 
-class _Mishap(Exception):  # noqa: N818 - it is no error
+class _Mishap(Exception):
     """What happens on purpose."""
 
 
@@ -161,7 +162,7 @@ def _pieces(unit: Unit, dice: Random, cuts: int = 5) -> list[Piece]:
     """Cut a unit anywhere: the pool does so where a worker stopped, or a unit has grown."""
     places = {0, 1, unit.total, *(dice.randrange(unit.total) for _ in range(cuts))}
     ends = sorted(place for place in places if place <= unit.total)
-    return [(unit, *ends[i : i + 2]) for i in range(len(ends) - 1)]
+    return [(unit, start, stop) for start, stop in pairwise(ends)]
 
 
 class _Joining:
@@ -320,8 +321,7 @@ class RunnerContract(_Joining):
     def test_returns_soon_when_it_is_enough_from_the_beginning(self) -> None:
         """A worker that has to go gets its block back at once."""
         for unit in self.units():
-            middle = unit.total // 2 if not unit.ordered else 0
-            self._stopped(self.runner(), replace(unit, total=unit.total), 0, middle)
+            self._stopped(self.runner(), unit, 0, 0 if unit.ordered else unit.total // 2)
 
     def test_errors_are_raised(self) -> None:
         """An exception in a block is told, so that the block can be tried elsewhere."""
@@ -339,13 +339,14 @@ class RunnerContract(_Joining):
                 continue
             assert not asked, f"run() has to let exceptions pass: it hid one in {unit.key}"
         for unit in self.broken_units():
+            block = Block(unit.key, copy.deepcopy(dict(unit.spec)), 0, unit.total, uuid4().hex)
             try:
-                done = _run(self.runner(), unit, 0, unit.total)
-            except Exception:  # noqa: BLE001, S112 - whatever the author likes
+                done = self.runner().run(block, _never)
+            except Exception:  # noqa: BLE001 - whatever the author likes
                 continue
             raise AssertionError(
                 "run() has to raise where a block cannot be worked: for the broken unit "
-                f"{unit.key} it returned steps 0 to {done.reached}"
+                f"{unit.key} it returned {done!r:.100}"
             )
 
     def _loose_units(self) -> list[Unit]:
@@ -366,7 +367,7 @@ class RunnerContract(_Joining):
                 for (other, _, _), worked in zip(pieces, results, strict=True)
                 if other.key == unit.key
             ]
-            assert self._same(mine, self._whole(unit)), f"{rule}: that of {unit.key} does"
+            assert self._same(mine, self._whole(unit)), f"{rule}: {unit.key} has another result"
 
     def _stopped(self, runner: Runner, unit: Unit, looks: int, start: int = 0) -> Done:
         """Work a unit, and say that it is enough after some looks; see that it stops soon."""
@@ -382,14 +383,15 @@ class RunnerContract(_Joining):
         done = _run(runner, unit, start, unit.total, enough)
         took = monotonic() - since
         assert took <= self.soon_s, (
-            f"run() has to look at enough() about every second, and to stop where it is true: "
+            "run() has to look at enough() about every second, and to stop where it is true: "
             f"it went on for {took:.1f} s in {unit.key}"
         )
         return done
 
     def _pickle(self) -> bytes:
+        runner = self.runner()
         try:
-            return pickle.dumps(self.runner())
+            return pickle.dumps(runner)
         except (pickle.PicklingError, TypeError, AttributeError) as error:
             raise AssertionError(
                 f"a runner travels to the workers, and has to be pickled for it: {error}"
@@ -480,73 +482,40 @@ class StrategyContract(_Joining):
                 f"often it is called: after {_keys(units)} it gave {_keys(again)}"
             )
 
-        self._play(look=look)
         self._play(Random(2), look=look)
 
-    def test_nothing_is_planned_twice(self) -> None:
-        """Units that are there are not planned again, unless with more steps."""
+    def test_units_only_grow(self) -> None:
+        """What was planned stays as it is, but for its steps, which may become more."""
 
         def look(_: Strategy, history: History, units: list[Unit]) -> None:
-            known = _known(history)
-            again = [unit for unit in units if known.get(unit.key, unit).total == unit.total]
-            again = [unit for unit in again if unit.key in known]
-            assert not again, (
-                "plan() has to give units that are new or have grown, none that the history has: "
-                f"it gave {_keys(again)} again"
-            )
-
-        self._play(look=look)
-
-    def test_totals_never_shrink(self) -> None:
-        """What was planned stays planned."""
-
-        def look(_: Strategy, history: History, units: list[Unit]) -> None:
-            known = _known(history)
+            known = {record.unit.key: record.unit for record in history.records()}
             for unit in units:
-                before = known.get(unit.key, unit).total
-                assert unit.total >= before, (
-                    f"the total of a unit must not shrink: {unit.key} had {before} steps and was "
-                    f"planned with {unit.total}"
-                )
+                if unit.key in known:
+                    _check_growth(known[unit.key], unit)
 
         self._play(look=look)
 
-    def test_a_unit_grows_in_its_total_alone(self) -> None:
-        """What a unit is does not change."""
-
-        def look(_: Strategy, history: History, units: list[Unit]) -> None:
-            known = _known(history)
-            for unit in units:
-                before = known.get(unit.key, unit)
-                assert replace(unit, total=before.total) == before, (
-                    "a unit may be planned again with more steps, and with no other change: "
-                    f"{unit.key} was {before} and became {unit}"
-                )
-
-        self._play(look=look)
-
-    def test_keys_are_unique(self) -> None:
-        """A key names one unit."""
+    def test_units_are_well_formed(self) -> None:
+        """Keys are unique, totals and grains can be worked, titles can be read."""
 
         def look(_: Strategy, __: History, units: list[Unit]) -> None:
             keys = [unit.key for unit in units]
             assert len(keys) == len(set(keys)), (
                 f"the key of a unit has to be unique: one plan holds {', '.join(keys)}"
             )
+            for unit in units:
+                _check_form(unit)
 
         self._play(look=look)
 
     def test_specs_survive_json(self) -> None:
         """A ledger gives back the spec that was planned."""
-        self._play(look=_each(_check_spec))
 
-    def test_units_are_well_formed(self) -> None:
-        """Totals and grains are whole numbers that can be worked."""
-        self._play(look=_each(_check_numbers))
+        def look(_: Strategy, __: History, units: list[Unit]) -> None:
+            for unit in units:
+                _check_spec(unit)
 
-    def test_people_can_read_what_is_done(self) -> None:
-        """Units have titles in the words of their field."""
-        self._play(look=_each(_check_title))
+        self._play(look=look)
 
     def test_order_of_work_does_not_matter(self) -> None:
         """Workers, blocks and the order of commits change neither units nor results."""
@@ -575,48 +544,46 @@ class StrategyContract(_Joining):
         if first is None:
             return
         with open_ledger(MEMORY, _identity()) as ledger:
-            try:
-                self._play(Random(1), ledger=ledger, fails=first)
-            except CampaignError:
-                pass
-            self._play(Random(2), ledger=ledger)
+            with suppress(CampaignError):
+                self._go_on(ledger, _FailingRunner(self.runner(), first), Random(1))
+            self._go_on(ledger, self.runner(), Random(2))
             errors = [record for record in ledger.records() if record.error is not None]
             assert not errors, f"{errors[0].unit.key} is given up still: {errors[0].error}"
 
     def _play(
+        self, dice: Random | None = None, *, stops: int = 0, look: Look | None = None
+    ) -> _Played:
+        """Play a campaign from its beginning to its end; in good order without dice."""
+        with open_ledger(MEMORY, _identity()) as ledger:
+            return self._go_on(ledger, self.runner(), dice, stops=stops, look=look)
+
+    def _go_on(
         self,
-        dice: Random | None = None,
+        ledger: Ledger,
+        runner: Runner,
+        dice: Random | None,
         *,
         stops: int = 0,
         look: Look | None = None,
-        ledger: Ledger | None = None,
-        fails: str | None = None,
     ) -> _Played:
-        """Play a campaign to its end; in good order without dice."""
+        """Play a campaign from where its ledger is, with a new driver after each stop."""
         told = _Told(dice, stops)
-        planner = _Planner(self, look)
-        book = ledger or open_ledger(MEMORY, _identity())
+        planner = _Planner(self.strategy, self.most_rounds, look)
         while True:
-            runner: Runner = _FailingRunner(self.runner(), fails)
-            planner.strategy = self.strategy()
+            planner.begin()
             try:
-                drive(book, planner, _PlayedLink(runner, dice, told), told)
+                drive(ledger, planner, _PlayedLink(runner, dice, told), told)
+                break
             except (_CtrlC, _Killed, Interrupted):
                 continue
-            finally:
-                if ledger is None and sys.exception() is None:
-                    pass
-            break
-        played = _Played(
-            {record.unit.key: record.unit for record in book.records()},
+        units = [record.unit for record in ledger.records()]
+        return _Played(
+            {unit.key: unit for unit in units},
             {
-                record.unit.key: self.joined([r for _, _, r in book.results(record.unit.key)])
-                for record in book.records()
+                unit.key: self.joined([result for _, _, result in ledger.results(unit.key)])
+                for unit in units
             },
         )
-        if ledger is None:
-            book.close()
-        return played
 
     def _compare(self, played: _Played, expected: _Played, rule: str) -> None:
         strange = [
@@ -630,3 +597,495 @@ class StrategyContract(_Joining):
         )
         for key, result in expected.results.items():
             assert played.results[key] == result, f"{rule}: the result of {key} is another"
+
+
+@dataclass(frozen=True, slots=True)
+class _Played:
+    """What a campaign ended with, by key."""
+
+    units: dict[str, Unit]
+    results: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    """A history that stays as it is."""
+
+    kept: list[Record]
+    blocks: dict[str, list[tuple[int, int, bytes]]]
+
+    @classmethod
+    def of(cls, history: History, more: Iterable[Unit] = ()) -> _Copy:
+        """Copy a history, with units planned but not begun."""
+        records = {record.unit.key: record for record in history.records()}
+        blocks = {key: history.results(key) for key in records}
+        for unit in more:
+            records[unit.key] = replace(records.get(unit.key, Record(unit, _SEED, 0)), unit=unit)
+        return cls(list(records.values()), blocks)
+
+    def records(self) -> list[Record]:
+        return copy.deepcopy(self.kept)
+
+    def results(self, key: str, seed: int | None = None) -> list[tuple[int, int, bytes]]:  # noqa: ARG002
+        return list(self.blocks.get(key, ()))
+
+
+class _Planner:
+    """The strategy of a played campaign, with somebody who looks at what it plans."""
+
+    def __init__(
+        self, strategy: Callable[[], Strategy], most_rounds: int, look: Look | None
+    ) -> None:
+        self._make, self._most, self._look = strategy, most_rounds, look
+        self._rounds = 0
+
+    def begin(self) -> None:
+        """Begin with a new strategy, as a new driver does."""
+        self._strategy = self._make()
+
+    def plan(self, history: History) -> list[Unit]:
+        units = list(self._strategy.plan(history))
+        self._rounds += bool(units)
+        assert self._rounds <= self._most, (
+            "a campaign has to end: plan() has given units more than most_rounds = "
+            f"{self._most} times, last {_keys(units)}"
+        )
+        if self._look is not None:
+            self._look(self._strategy, history, units)
+        return units
+
+
+class _CtrlC(KeyboardInterrupt):
+    """Somebody at the keyboard of a played campaign."""
+
+
+class _Killed(BaseException):
+    """The driver of a played campaign is gone, and its pool with it."""
+
+
+class _Told:
+    """When a played campaign is stopped, and how."""
+
+    def __init__(self, dice: Random | None, stops: int) -> None:
+        self._dice, self._left = dice, stops
+
+    def is_set(self) -> bool:
+        """Stop it in good order, sometimes."""
+        return self._due()
+
+    def maybe_stop(self) -> None:
+        """Stop it rudely, sometimes."""
+        if self._dice is not None and self._due():
+            raise _CtrlC if self._dice.random() < 0.5 else _Killed
+
+    def _due(self) -> bool:
+        if self._dice is None or not self._left or self._dice.random() > _STOP_SHARE:
+            return False
+        self._left -= 1
+        return True
+
+
+_STOP_SHARE, _LOSS_SHARE, _CUT_SHARE = 0.15, 0.1, 0.3
+"""How often a campaign is stopped, a worker is lost, and a block is done in part only."""
+
+_TURNS = 100_000
+"""Turns of drains after which a played campaign is taken for endless."""
+
+_SEED = 1
+
+
+class _PlayedLink:
+    """A pool whose drains take turns by the dice, so that everything happens that may.
+
+    Without dice there is one drain, which does one block after the other.
+    """
+
+    def __init__(self, runner: Runner, dice: Random | None, told: _Told) -> None:
+        self._runner, self._dice, self._told = runner, dice, told
+        self._pool = Pool(uuid4().hex[:8])
+        self._drains = [str(i) for i in range(dice.choice((1, 2, 3, 7)) if dice else 1)]
+        self._held: dict[str, Block] = {}
+        self._turns = 0
+
+    def collect(self, written: int, offers: Sequence[Offer], patience_s: float) -> Collected:  # noqa: ARG002
+        offers = list(offers)
+        if self._dice is not None:
+            self._dice.shuffle(offers)
+        for unit, done in offers:
+            self._pool.offer(unit, done)
+        self._pool.collect(written)
+        self._told.maybe_stop()
+        for _ in range(self._dice.randint(1, 3 * len(self._drains)) if self._dice else 2):
+            self._turn(self._dice.choice(self._drains) if self._dice else self._drains[0])
+        pool = self._pool
+        collected: Collected = late("campaign.link").Collected(
+            pool.collect(written), pool.drains, pool.lent, pool.free
+        )
+        return collected
+
+    def interrupt(self) -> None:
+        for drain in list(self._held):
+            self._turn(drain)
+
+    def close(self) -> None:
+        self._held.clear()
+        self._pool = Pool(uuid4().hex[:8])
+
+    def _turn(self, drain: str) -> None:
+        """Let a drain take a block, or bring the one that it has."""
+        self._turns += 1
+        assert self._turns < _TURNS, "a campaign has to end: this one does nothing any more"
+        block = self._held.pop(drain, None)
+        if block is None:
+            taken = self._pool.take(drain, f"worker of {drain}", pace=self._pace())
+            if isinstance(taken, Block):
+                self._held[drain] = taken
+            return
+        if self._happens(_LOSS_SHARE):
+            self._pool.lost(f"worker of {drain}")  # and yet it brings what it has
+        stop = block.stop
+        if self._dice is not None and self._happens(_CUT_SHARE):
+            stop = self._dice.randint(block.start, block.stop)
+        try:
+            done = self._runner.run(replace(block, stop=stop), _never)
+        except _Mishap as error:
+            self._pool.fail(block.token, str(error))
+        else:
+            self._pool.commit(block.token, done, 1.0)
+
+    def _pace(self) -> float:
+        """Pace with which a block is all that is left, or a small part of it."""
+        share = self._dice.choice((1, 2, 5, 20)) if self._dice else 1
+        return 2.0 * self._pool.free / TARGET_S / share
+
+    def _happens(self, share: float) -> bool:
+        return self._dice is not None and self._dice.random() < share
+
+
+@dataclass(frozen=True, slots=True)
+class _FailingRunner:
+    """A runner that cannot work one unit."""
+
+    runner: Runner
+    key: str
+
+    def run(self, block: Block, enough: Callable[[], bool]) -> Done:
+        if block.key == self.key:
+            raise _Mishap("made up, to see what follows")
+        return self.runner.run(block, enough)
+
+
+def _identity() -> Identity:
+    return Identity("contract", "", {}, hepdask_ml.__version__, (_SEED,))
+
+
+def _planned(contract: type[StrategyContract], histories: Iterable[History]) -> list[list[Unit]]:
+    return [list(contract().strategy().plan(history)) for history in histories]
+
+
+def _keys(units: Iterable[Unit]) -> str:
+    return ", ".join(f"{unit.key} ({unit.total})" for unit in units) or "nothing"
+
+
+def _check_growth(before: Unit, unit: Unit) -> None:
+    assert unit.total >= before.total, (
+        f"the total of a unit must not shrink: {unit.key} had {before.total} steps and was planned "
+        f"with {unit.total}"
+    )
+    assert unit.total > before.total, (
+        "plan() has to give units that are new or have grown, none that the history has: it gave "
+        f"{unit.key} again"
+    )
+    assert replace(unit, total=before.total) == before, (
+        "a unit may be planned again with more steps, and with no other change: "
+        f"{unit.key} was {before} and became {unit}"
+    )
+
+
+def _check_spec(unit: Unit) -> None:
+    rule = (
+        "the spec of a unit has to be what JSON gives back (no tuples, no nan or inf, no arrays, "
+        f"keys are str): that of {unit.key} is not"
+    )
+    try:
+        written = json.dumps(dict(unit.spec), sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise AssertionError(f"{rule} ({error})") from error
+    assert json.loads(written) == unit.spec, f"{rule}: {unit.spec}"
+
+
+def _check_form(unit: Unit) -> None:
+    assert type(unit.key) is str, f"the key of a unit has to be a str: {unit.key!r} is not"
+    assert unit.key, "the key of a unit must not be empty"
+    for name, value in (("total", unit.total), ("grain", unit.grain)):
+        assert type(value) is int, (
+            f"the {name} of a unit has to be an int: that of {unit.key} is a {type(value).__name__}"
+        )
+        assert value > 0, f"the {name} of a unit has to be positive: that of {unit.key} is {value}"
+    assert unit.title.strip(), (
+        f'a unit has to have a title that people can read, as "toys at mu = 1.2": {unit.key} has '
+        "none"
+    )
+
+
+class SiteContract:
+    """What a site keeps to.
+
+    Override `site`; its options should ask for one or two workers.
+
+    Attributes
+    ----------
+    local : bool
+        Whether everything runs on this machine, where it has to listen on loopback alone.
+    start_s : float
+        Time in which a worker has to come, in seconds.
+    work_s : float
+        Time that a campaign of half a second may take, in seconds.
+    close_s : float
+        Time in which everything that was started has to be gone afterwards, in seconds.
+    """
+
+    local = True
+    start_s = 120.0
+    work_s = 120.0
+    close_s = 20.0
+
+    def site(self, **options: Any) -> Site:
+        """Make the site, with these options beside its own."""
+        raise NotImplementedError("override site(): it makes the site that is tested")
+
+    def test_opens_into_a_connected_client(self) -> None:
+        """Within is a client, connected, and a worker comes."""
+        with self.site().open() as client:
+            self._wait(client)
+        assert client.status == "closed", (
+            f"a site has to close its client: afterwards it is {client.status}"
+        )
+
+    def test_works_a_campaign(self) -> None:
+        """A campaign comes to the right result."""
+        units = [
+            Unit(key, 200, {"sides": sides}, f"throws of the {key} die")
+            for key, sides in (("red", 6), ("green", 20))
+        ]
+        with self.site().open() as client:
+            self._wait(client)
+            result = self._campaign(client, units)
+        expected = {
+            unit.key: b"".join(_worked(DiceRunner(), (unit, 0, unit.total))) for unit in units
+        }
+        assert result == expected, (
+            "a site has to give the results that any other gives: a campaign of dice differs"
+        )
+
+    def test_starts_nothing_before_it_is_opened(self) -> None:
+        """To make a site costs nothing."""
+        with self._all_gone():
+            before = _children()
+            self.site()
+            started = _children() - before
+            assert not started, (
+                "a site has to start nothing before it is opened: making it started "
+                f"{_described(started)}"
+            )
+
+    def test_leaves_nothing_behind(self) -> None:
+        """Everything is gone that was started, after an error as well; it can be opened again."""
+        site, told = self.site(), False
+        with self._all_gone() as seen, site.open() as client:
+            self._wait(client)
+            seen |= _children()
+        with self._all_gone() as seen:
+            try:
+                with site.open() as client:
+                    self._wait(client)
+                    seen |= _children()
+                    raise _Mishap("made up, to see what follows")
+            except _Mishap:
+                told = True
+        assert told, "a site has to let errors pass: it hid one"
+
+    def test_listens_on_loopback_alone(self) -> None:
+        """Nobody on the network reaches a place that is local; skipped where ``local`` is false."""
+        if not self.local:
+            raise SkipTest("not on this machine alone")
+        before = _listening()
+        with self.site().open() as client:
+            self._wait(client)
+            strange = {
+                f"{address}:{port}"
+                for _, address, port in _listening() - before
+                if not _loopback(address)
+            }
+        assert not strange, (
+            "a site on this machine has to listen on loopback alone, or anybody on the network "
+            f"can run code here: it listens on {', '.join(sorted(strange))}"
+        )
+
+    def test_wrong_option_is_an_input_error(self) -> None:
+        """Who misspells an option is told."""
+        rule = "a site has to raise an InputError that names an option that it does not have"
+        said = ""
+        try:
+            with self.site(no_such_option=1).open():
+                pass
+        except InputError as error:
+            said = str(error)
+        except Exception as error:
+            raise AssertionError(f"{rule}; it raises {type(error).__name__}: {error}") from error
+        assert "no_such_option" in said, f"{rule}; it {f'says {said}' if said else 'opens'}"
+
+    def _wait(self, client: Client) -> None:
+        """See that a client is connected, and wait for a worker."""
+        assert getattr(client, "status", None) == "running", (
+            f"open() has to give a connected distributed.Client, not {client!r}"
+        )
+        assert not client.asynchronous, "open() has to give a client that is not asynchronous"
+        try:
+            client.wait_for_workers(1, timeout=self.start_s)
+        except TimeoutError:
+            raise AssertionError(
+                f"workers have to come: after start_s = {self.start_s:g} s there was none"
+            ) from None
+
+    def _campaign(self, client: Client, units: Sequence[Unit]) -> Any:
+        def results(ledger: Ledger) -> dict[str, bytes]:
+            return {
+                unit.key: b"".join(result for _, _, result in ledger.results(unit.key))
+                for unit in units
+            }
+
+        campaign = late("campaign.campaign").Campaign(
+            identity=_identity(),
+            strategy=_AllAtOnce(units),
+            runner=DiceRunner(throw_s=0.001),
+            summary=results,
+        )
+        running = campaign.start(client)
+        try:
+            return running.result(self.work_s)
+        except TimeoutError:
+            running.stop()
+            raise AssertionError(
+                "a site has to work: a campaign of half a second was not done after "
+                f"{self.work_s:g} s"
+            ) from None
+
+    @contextmanager
+    def _all_gone(self) -> Iterator[set[psutil.Process]]:
+        """Watch that no process stays; those that are seen within are put into the set."""
+        before, seen = _children(), set[psutil.Process]()
+        try:
+            yield seen
+        finally:
+            started = (seen | _children()) - before
+            _, alive = psutil.wait_procs(started, timeout=self.close_s)
+            left = _described(alive)
+            for process in alive:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+        assert not alive, (
+            f"a site has to close what it opened: {self.close_s:g} s later there still is {left}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _AllAtOnce:
+    """A strategy that wants some units."""
+
+    units: Sequence[Unit]
+
+    def plan(self, history: History) -> list[Unit]:
+        return [] if history.records() else list(self.units)
+
+
+def _children() -> set[psutil.Process]:
+    """Give the processes below this one, but for the one that Python itself keeps to its end."""
+    resource_tracker.ensure_running()
+    return set(psutil.Process().children(recursive=True))
+
+
+def _described(processes: Iterable[psutil.Process]) -> str:
+    words = []
+    for process in processes:
+        try:
+            words.append(f"process {process.pid} ({' '.join(process.cmdline())[:100]})")
+        except psutil.Error:
+            words.append(f"process {process.pid}")
+    return ", ".join(words)
+
+
+def _listening() -> set[tuple[int, str, int]]:
+    """Process, address and port of every socket that listens in this process and below it."""
+    found = set()
+    for process in (psutil.Process(), *_children()):
+        with suppress(psutil.NoSuchProcess):
+            # psutil 6 has given it another name.
+            connections = getattr(process, "net_connections", None) or process.connections
+            found |= {
+                (process.pid, connection.laddr.ip, connection.laddr.port)
+                for connection in connections(kind="inet")
+                if connection.status == psutil.CONN_LISTEN
+            }
+    return found
+
+
+def _loopback(address: str) -> bool:
+    found = ip_address(address)
+    return bool((getattr(found, "ipv4_mapped", None) or found).is_loopback)
+
+
+def _elsewhere(needs: Iterable[object], function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """Call a function of this module in another process, which has other hashes.
+
+    The modules of what it ``needs`` need not be installed: test modules are not.
+    """
+    modules = {
+        name: getattr(sys.modules[name], "__file__", None)
+        for name in (type(thing).__module__ for thing in needs)
+    }
+    try:
+        call = pickle.dumps(partial(function, *arguments))
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        raise AssertionError(
+            f"it has to be usable from another process, at the top of a module of its own: {error}"
+        ) from error
+    done = subprocess.run(
+        [sys.executable, "-c", "from hepdask_ml.testing import _answer; _answer()"],
+        input=pickle.dumps((modules, call)),
+        capture_output=True,
+        timeout=_ANSWER_S,
+        check=False,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "PYTHONHASHSEED": "271828",
+        },
+    )
+    assert done.returncode == 0, (
+        "it has to be usable from another process, which failed with "
+        f"{done.stderr.decode(errors='replace').strip()[-2000:]}"
+    )
+    return list(pickle.loads(done.stdout))
+
+
+def _answer() -> None:
+    """Answer `_elsewhere`, in the other process."""
+    modules: Mapping[str, str | None]
+    modules, call = pickle.load(sys.stdin.buffer)
+    answers, sys.stdout = sys.stdout, sys.stderr  # whatever is printed does not disturb
+    for name, file in modules.items():
+        _import(name, file)
+    answers.buffer.write(pickle.dumps(pickle.loads(call)()))
+
+
+def _import(name: str, file: str | None) -> None:
+    """Import a module, from its file if it cannot be found."""
+    try:
+        import_module(name)
+    except ImportError:
+        spec = spec_from_file_location(name, file) if file else None
+        if spec is None or spec.loader is None:
+            raise
+        sys.modules[name] = module = module_from_spec(spec)
+        spec.loader.exec_module(module)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
+from contextlib import ExitStack
 from dataclasses import dataclass
 from math import inf, nan
 from pathlib import Path
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from hepdask_ml.campaign.ledger import Identity, Ledger, Progress
-    from hepdask_ml.campaign.link import Collected
+    from hepdask_ml.campaign.link import Collected, Link
     from hepdask_ml.campaign.unit import Runner, Strategy
 
 Result = TypeVar("Result")
@@ -42,8 +43,8 @@ class Status:
         What the ledger has.
     rate : float
         Steps per second lately; nan if unknown.
-    workers : dict
-        Number of drains of each worker.
+    workers : dict or None
+        Number of drains of each worker; None where it does not run, or has come to its end.
     lent : int
         Blocks that are out.
     """
@@ -148,14 +149,15 @@ class Campaign(Generic[Result]):
         Parameters
         ----------
         client, threads, watch
-            As in `run`.
+            As in `run`; in a notebook the cell shows how it goes if no other watcher is given.
 
         Returns
         -------
         Running
             Gives the result, shows how it goes, stops it.
         """
-        return Running(self, lambda told: self._run(client, threads, watch, told))
+        seen = watch or late("ui.watch").notebook_watch()
+        return Running(self, lambda told: self._run(client, threads, seen, told))
 
     def check(self) -> None:
         """Make the ledger, or see that it is of this campaign, before a place to run is opened.
@@ -191,6 +193,8 @@ class Campaign(Generic[Result]):
         """
         if self._status is not None:
             return self._status
+        if self._kept is not None:
+            return Status(self._kept.progress())
         if self.path == MEMORY:
             raise CampaignError("the campaign was not run yet: call run() or start()")
         with read_ledger(self.path) as ledger:
@@ -226,20 +230,26 @@ class Campaign(Generic[Result]):
         told: threading.Event,
     ) -> Result:
         ledger = self._kept or open_ledger(self.path, self.identity, self._facts)
-        try:
-            link = (
-                LocalLink(self.runner, threads, self._target_s)
-                if client is None
-                else DaskLink(client, ledger.campaign, self.runner, self._target_s)
-            )
-            drive(ledger, self.strategy, link, told, self._watching(watch))
-            return self._summary(ledger)
-        finally:
-            if self.path == MEMORY:
-                self._kept = ledger
+        with ExitStack() as ending:
+            ending.callback(self._end, ledger)
+            link: Link
+            if client is None:
+                link = LocalLink(self.runner, threads, self._target_s)
+                ending.callback(link.close)  # its threads would work on
             else:
-                ledger.close()
-                self._status = None
+                link = DaskLink(client, ledger.campaign, self.runner, self._target_s)
+            drive(ledger, self.strategy, link, told, self._watching(watch))
+            if watch is not None:
+                watch(ledger, Status(ledger.progress()))
+            return self._summary(ledger)
+
+    def _end(self, ledger: Ledger) -> None:
+        """Keep a ledger in memory, close another."""
+        self._status = None
+        if self.path == MEMORY:
+            self._kept = ledger
+        else:
+            ledger.close()
 
     def _watching(
         self, watch: Callable[[Ledger, Status], None] | None

@@ -88,12 +88,12 @@ def drain(campaign: str, runner: Runner) -> str:
 
 
 class _Closing(WorkerPlugin):
-    """Lets a Dask worker that is closed, or retired, commit first: its connections are there yet."""
+    """Lets a Dask worker that is closed, or retired, commit first: it is still connected."""
 
     async def teardown(self, worker: Worker) -> None:
         stream, deadline = worker.batched_stream, monotonic() + GRACE_S
         while NOTICE.held(worker.address) and monotonic() < deadline:
-            if stream is None or stream.closed():  # there is nobody to commit it to
+            if stream.closed():  # type: ignore[no-untyped-call]  # nobody to commit it to
                 return
             await asyncio.sleep(0.02)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from hepdask_ml.campaign.pool import Committed
 from hepdask_ml.errors import CampaignError, Interrupted
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ def _write_rest(ledger: Ledger, link: Link) -> None:
     """Write down what is still in the pool."""
     written = 0
     while events := link.collect(written, (), 0.0).events:
-        ledger.write(events)
+        # Errors may have been written already, and are not told from new ones as blocks are.
+        ledger.write([event for event in events if isinstance(event, Committed)])
         written = events[-1].number
 
 

@@ -148,6 +148,7 @@ class _Known:
 
     fault: str = ""
     errors: int = 0
+    ends: bool = False  # has no time left
     drains: list[Future[str]] = field(default_factory=list)
 
 
@@ -264,14 +265,21 @@ class DaskLink:
     ) -> None:
         """Put a drain on each thread that has none; retire workers that have no time left."""
         await self._check([address for address in threads if address not in self._workers])
-        gone = {worker for worker, reason in left if reason == "walltime"} & set(threads)
+        for address, reason in left:
+            if reason == "walltime" and address in threads:
+                self._workers[address].ends = True
         for address, room in threads.items():
             known = self._workers[address]
             self._settle(address, known)
             here = max(drains.get(address, 0), len(known.drains))
-            if not known.fault and address not in gone:
+            if not known.fault and not known.ends:
                 known.drains += [self._submit(address) for _ in range(room - here)]
-        done = [address for address in gone if not drains.get(address)]
+        # Dask retires no worker that alone has a result: not even that of a drain.
+        done = [
+            address
+            for address in threads
+            if (known := self._workers[address]).ends and not (known.drains or drains.get(address))
+        ]
         if done:
             await self._client.retire_workers(done, close_workers=True)
         for address in self._workers.keys() - threads:

@@ -101,7 +101,6 @@ class _State:
     unit: Unit
     free: list[_Range] = field(default_factory=list)
     tokens: set[str] = field(default_factory=set)
-    withdrawn: bool = False
 
 
 @dataclass(slots=True)
@@ -193,7 +192,6 @@ class Pool:
         state = self._units.pop(key, None)
         if state is None:
             return
-        state.withdrawn = True
         self._free -= sum(place.stop - place.start for place in state.free)
         self._open.pop(key, None)
         for token in list(state.tokens):
@@ -423,7 +421,7 @@ class Pool:
 
     def _put(self, state: _State, place: _Range) -> None:
         """Make a range free; it grows together with untried neighbours."""
-        if place.start >= place.stop or state.withdrawn:
+        if place.start >= place.stop:
             return
         self._free += place.stop - place.start
         free = state.free

@@ -29,7 +29,8 @@ class Unit:
     title : str
         What people read, in the words of their field: ``"toys at mu = 1.2, background only"``.
     grain : int
-        Blocks begin at multiples of it; a worker with no time for this many steps takes none.
+        Blocks are cut at multiples of it, but begin anywhere: where a worker stopped, or where the
+        unit ended before it grew.  A worker with no time for this many steps takes none.
     ordered : bool
         Whether a block needs the one before it, so that only one is lent at a time.
     """

@@ -149,7 +149,8 @@ def toy_limit(  # noqa: PLR0913 - options, all keyword-only
         facts={
             "poi": experiment.model.poi_name,
             "asymptotic": asymptotic_fields(asymptotic),
-            "precision": strategy.precision if isinstance(strategy, AdaptiveScan) else None,
+            "precision": getattr(strategy, "precision", None),
+            "max_toys": getattr(strategy, "max_toys", None),
         },
         target_s=block_s,
     )

@@ -232,6 +232,9 @@ class AdaptiveScan:
         if extra > room:
             share = max(room, 0) / extra
             wanted = [_cut(unit, have.get(unit.key, 0), share) for unit in wanted]
+            # A new point with toys of one hypothesis alone is none.
+            short = {unit.spec["mu"] for unit in wanted if not unit.total}
+            wanted = [unit for unit in wanted if unit.spec["mu"] not in short]
         return [unit for unit in wanted if unit.total > have.get(unit.key, 0)]
 
 

@@ -17,6 +17,8 @@ from hepdask_ml.inference.pvalues import BANDS, UNDEFINED
 from hepdask_ml.limits.summary import limit
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from hepdask_ml.campaign.ledger import Identity, Ledger, Progress
     from hepdask_ml.campaign.unit import Record
     from hepdask_ml.inference.limit import Limit
@@ -99,7 +101,7 @@ class Account:
 
     @property
     def rate(self) -> float:
-        """Steps per second between the first and the last block, pauses included; nan if unknown."""
+        """Steps per second from the first block to the last, with pauses; nan if unknown."""
         first, last = self.progress.first, self.progress.last
         if first is None or last is None or not last > first:
             return nan
@@ -291,18 +293,41 @@ def largest_error(found: Limit) -> float:
     float
         The error; nan if there is no limit.
     """
-    errors = [
+    return max(relative_errors(found), default=nan)
+
+
+def relative_errors(found: Limit) -> list[float]:
+    """Give the relative errors of the limits, observed and expected.
+
+    Parameters
+    ----------
+    found : Limit
+        The limits.
+
+    Returns
+    -------
+    list of float
+        The errors of those that are known.
+    """
+    return [
         measured.error / measured.value
         for measured in (found.observed, *found.expected)
         if isfinite(measured.error) and measured.value > 0.0
     ]
-    return max(errors, default=nan)
 
 
 def time_left(
-    progress: Progress, rate: float, *, error: float, precision: float | None, most: float = inf
+    progress: Progress,
+    rate: float,
+    errors: Sequence[float],
+    *,
+    precision: float | None,
+    most: float = inf,
 ) -> float:
-    """Estimate how long a campaign takes, in that toys fall with the square of the error.
+    """Estimate how long a campaign still takes.
+
+    The toys that a limit needs grow with the square of its error; those that are there are taken
+    to be shared among the limits evenly.
 
     Parameters
     ----------
@@ -310,8 +335,8 @@ def time_left(
         How far it is.
     rate : float
         Steps per second.
-    error : float
-        Largest relative error of a limit so far, nan if unknown.
+    errors : sequence of float
+        Relative errors of the limits so far.
     precision : float or None
         The one that was asked for; None if the planned steps decide.
     most : float
@@ -326,16 +351,17 @@ def time_left(
     --------
     >>> from hepdask_ml.campaign.ledger import Progress
     >>> half = Progress(1000, 2000, 1, 0, 1.0, 0.0, 1.0)
-    >>> time_left(half, 100.0, error=0.06, precision=None)
+    >>> time_left(half, 100.0, [0.06, 0.02], precision=None)
     10.0
-    >>> time_left(half, 100.0, error=0.06, precision=0.02)
-    80.0
+    >>> time_left(half, 100.0, [0.06, 0.02], precision=0.02)
+    40.0
     """
     wanted = float(progress.total)
     if precision is not None:
-        if not isfinite(error):
+        if not errors:
             return nan
-        wanted = min(max(wanted, progress.done * (error / precision) ** 2), most)
+        growth = sum(max(error / precision, 1.0) ** 2 for error in errors) / len(errors)
+        wanted = min(max(wanted, growth * progress.done), most)
     return max(wanted - progress.done, 0.0) / rate if rate > 0.0 else nan
 
 

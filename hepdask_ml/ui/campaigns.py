@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import sys
-from json import dumps
 from pathlib import Path
-from time import sleep
 from typing import TYPE_CHECKING, Any, cast
 
 from hepdask_ml.errors import InputError, Interrupted, late
-
-WATCH_S = 2.0
-"""Time between two looks into a ledger."""
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -164,25 +159,19 @@ def show_status(path: str, *, watch: bool, as_json: bool) -> None:
     watch : bool
         Go on until it is finished.
     as_json : bool
-        As JSON; one document, or one a line with ``watch``.
+        As JSON.
     """
-    show, read = late("ui.show"), late("campaign.ledger").read_ledger
-    while True:
-        with read(path) as ledger:
-            document = show.status_json(ledger)
-            if as_json:
-                text = dumps(document) + "\n" if watch else show.json_text(document)
-                sys.stdout.write(text)
-                sys.stdout.flush()
-            else:
-                console = show.Console(file=sys.stdout)
-                if watch and console.is_terminal:
-                    console.clear()
-                console.print(show.status_view(ledger))
-            finished = document["state"] != "unfinished"
-        if finished or not watch:
-            return
-        sleep(WATCH_S)
+    show = late("ui.show")
+    if watch and as_json:
+        raise InputError("--watch shows tables and --json prints one document: give one of them")
+    if watch:
+        late("ui.watch").follow(path)
+        return
+    with late("campaign.ledger").read_ledger(path) as ledger:
+        if as_json:
+            sys.stdout.write(show.json_text(show.status_json(ledger)))
+        else:
+            show.Console(file=sys.stdout).print(show.status_view(ledger))
 
 
 def report(path: str, folder: Path) -> tuple[Limit, list[Path]]:

@@ -1,7 +1,7 @@
 """Results and campaigns as tables, for a terminal (rich) and a notebook (HTML), and as JSON.
 
-Both kinds of table take their cells from the same functions, so that they show the same digits: a number
-from toys is rounded to two significant digits of its error.
+Both kinds of table take their cells from the same functions, so that they show the same digits: a
+number from toys is rounded to two significant digits of its error.
 """
 
 from __future__ import annotations
@@ -46,10 +46,12 @@ if TYPE_CHECKING:
     from hepdask_ml.inference.pvalues import Measured
     from hepdask_ml.likelihood.fit import Fits
     from hepdask_ml.likelihood.model import CompiledModel
+    from hepdask_ml.limits.forecast import Forecast
     from hepdask_ml.ui.account import Account
 
 UNKNOWN = "–"  # noqa: RUF001 - the sign for "no number" in tables
 MOST_FAILURES = 10
+LONGEST_NAME = 16
 STATISTIC_NAMES = {"q0": "q0", "q": "q", "qtilde": "q-tilde", "t": "t"}
 
 
@@ -236,6 +238,56 @@ def hypotest_view(test: HypoTest) -> Group:
         To be printed by a rich console.
     """
     return Group(Text(_hypotest_title(test), style="bold"), _rich_table(*_hypotest_cells(test)))
+
+
+def forecast_json(plan: Forecast) -> dict[str, Any]:
+    """Give the plan of a campaign as a JSON document.
+
+    Parameters
+    ----------
+    plan : Forecast
+        The plan.
+
+    Returns
+    -------
+    dict
+        What ``limit --dry-run --json`` prints.
+    """
+    return {
+        "schema": "hepdask-ml/plan/1",
+        "first": [{"title": unit.title, "toys": unit.total} for unit in plan.units],
+        "toys": plan.toys,
+        "exact": plan.exact,
+        "toys_per_s": plan.toys_per_s,
+        "processor_s": plan.processor_s,
+    }
+
+
+def forecast_view(plan: Forecast) -> Group:
+    """Give the plan of a campaign as a rich table and a sentence.
+
+    Parameters
+    ----------
+    plan : Forecast
+        The plan.
+
+    Returns
+    -------
+    rich.console.Group
+        To be printed by a rich console.
+    """
+    first = sum(unit.total for unit in plan.units)
+    rows = [[unit.title, f"{unit.total:,}"] for unit in plan.units]
+    whole = f"{plan.toys:,} toys" if plan.exact else f"about {plan.toys:,} toys in several rounds"
+    return Group(
+        Text("The plan" if plan.exact else "The first round", style="bold"),
+        _rich_table(["unit", "toys"], [*rows, ["all", f"{first:,}"]]),
+        "",
+        Text(
+            f"In all: {whole}, {duration_text(plan.processor_s)} of one processor like this one "
+            f"({plan.toys_per_s:,.0f} toys/s)."
+        ),
+    )
 
 
 def warning_view(warnings: Sequence[str]) -> Group:
@@ -431,26 +483,39 @@ def campaign_html(campaign: Campaign[Any]) -> str:
     return fragment + (result._repr_html_() if hasattr(result, "_repr_html_") else "")
 
 
-def limits_text(limit: Limit, precision: float | None = None) -> str:
-    """Give limits in one line, with how precise they are.
+def limits_text(limit: Limit) -> str:
+    """Give the observed and the median limit in one line.
 
     Parameters
     ----------
     limit : Limit
         The limits.
-    precision : float, optional
-        Relative error that was asked for.
 
     Returns
     -------
     str
-        ``observed 1.23 ± 0.05, median 1.34 ± 0.03, largest error 6 % (2 % asked for)``.
+        ``observed 1.23 ± 0.05, median 1.34 ± 0.03``.
     """
     median = limit.expected[BANDS.index(0)]
-    text = f"observed {measured_text(limit.observed)}, median {measured_text(median)}"
-    error = largest_error(limit)
-    if isfinite(error):
-        text += f", largest error {percent_text(error)}"
+    return f"observed {measured_text(limit.observed)}, median {measured_text(median)}"
+
+
+def precision_text(limit: Limit, precision: float | None) -> str:
+    """Give how precise limits are.
+
+    Parameters
+    ----------
+    limit : Limit
+        The limits.
+    precision : float or None
+        Relative error that was asked for, if one was.
+
+    Returns
+    -------
+    str
+        ``largest error 6 % (2 % asked for)``.
+    """
+    text = f"largest error {percent_text(largest_error(limit))}"
     return text if precision is None else f"{text} ({percent_text(precision)} asked for)"
 
 
@@ -493,7 +558,7 @@ def duration_text(seconds: float) -> str:
     Examples
     --------
     >>> duration_text(3.21), duration_text(200.0), duration_text(9000.0), duration_text(2e5)
-    ('3.2 s', '3 min 20 s', '2 h 30 min', '2 d 8 h')
+    ('3.2 s', '3 min 20 s', '2 h 30 min', '2 d 7 h')
     """
     if not isfinite(seconds):
         return UNKNOWN
@@ -584,26 +649,29 @@ def _status_rows(told: Account, rate: float) -> list[tuple[Any, ...]]:
     ]
     if progress.last is not None:
         speed, when = (rate, "") if isfinite(rate) else (told.rate, " on average")
-        speed_text = f"{speed:,.0f} a second{when}, " if isfinite(speed) else ""
+        speed_text = f"{speed:,.0f} {noun}/s{when}, " if isfinite(speed) else ""
         ago = duration_text(max(time() - progress.last, 0.0))
         rows.append(("speed", Text(f"{speed_text}last written {ago} ago")))
         rows.append(
             ("worker time", f"{duration_text(progress.worker_s)}, {workers_text(len(told.paces))}")
         )
     if told.limit is not None:
-        rows.append(("limits", Text(limits_text(told.limit, told.precision))))
+        rows.append(("limits", Text(limits_text(told.limit))))
+        rows.append(("precision", Text(precision_text(told.limit, told.precision))))
     return rows
 
 
 def _steps(kind: str) -> str:
-    """What the steps of a kind of campaign are."""
+    """Name the steps of a kind of campaign."""
     return "toys" if kind.startswith("toy-") else "steps"
 
 
 def _work_cells(told: Account) -> tuple[list[str], list[list[str]]]:
-    """Points of a scan, or else the units."""
+    """Give the points of a scan, or else the units."""
     if points := told.points():
-        header = [_visible(told.poi), "toys s+b", "toys b", "CLs observed"]
+        name = _visible(told.poi)
+        name = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+        header = [name, "toys s+b", "toys b", "CLs observed"]
         return header, [
             [
                 number_text(point.mu),
@@ -624,7 +692,7 @@ def _work_cells(told: Account) -> tuple[list[str], list[list[str]]]:
 
 
 def _failure_lines(told: Account) -> list[str]:
-    """The commonest failures, equal ones in one line."""
+    """Tell the commonest failures, equal ones in one line."""
     counts = Counter((title, error) for title, error, _ in told.failures).most_common()
     lines = [
         _visible(f"{title}: {error}") + (f" ({count} times)" if count > 1 else "")
@@ -635,7 +703,7 @@ def _failure_lines(told: Account) -> list[str]:
 
 
 def _running_rows(status: Status) -> list[list[str]]:
-    """How a campaign goes that may run in this process."""
+    """Tell how a campaign goes that may run in this process."""
     progress = status.progress
     share = progress.done / progress.total if progress.total else nan
     rows = [["done", f"{done_text(progress.done, progress.total)} ({percent_text(share)})"]]
@@ -680,8 +748,8 @@ def seed_text(seed: int | tuple[int, ...]) -> str:
     str
         Their text.
     """
-    if isinstance(seed, int):
-        return f"seed {seed}"
+    if isinstance(seed, int) or len(seed) == 1:
+        return f"seed {seed if isinstance(seed, int) else seed[0]}"
     return f"seeds {', '.join(map(str, seed))}"
 
 

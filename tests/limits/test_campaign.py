@@ -212,7 +212,7 @@ def test_parts_of_one_campaign_unite(tmp_path: Path) -> None:
         campaign = toy_limit(two_bins(), scan=SCAN, toys=3000, ledger=path, block_s=block_s)
         with suppress(KeyboardInterrupt):
             campaign.run(watch=interrupted_after(0))
-    merged(out, a, b)
+    merge_ledgers(out, [a, b], cut)[0].close()
     assert document(toy_limit(two_bins(), scan=SCAN, toys=3000, ledger=out).run()) == whole
 
 

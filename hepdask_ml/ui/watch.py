@@ -1,0 +1,322 @@
+"""Watching a campaign: in a terminal, in a notebook, or from another process through its ledger.
+
+A *watcher* is what `Campaign.run` and `Campaign.start` take as ``watch=``: a callable that is
+shown ledger and status about twice a second.  Both watchers here work the limits out now and then
+only, so that watching takes a tenth of the driver's time at most.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from html import escape
+from importlib import import_module
+from math import inf, isfinite, nan
+from time import monotonic, sleep, time
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+from rich.text import Text
+
+from hepdask_ml.campaign.ledger import read_ledger
+from hepdask_ml.errors import InputError
+from hepdask_ml.ui.account import account, limit_so_far, relative_errors, time_left
+from hepdask_ml.ui.show import (
+    duration_text,
+    limit_html,
+    limits_text,
+    percent_text,
+    precision_text,
+    status_view,
+    workers_text,
+)
+from hepdask_ml.ui.sketch import sketch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+    from types import TracebackType
+
+    from rich.console import RenderableType
+
+    from hepdask_ml.campaign.campaign import Status
+    from hepdask_ml.campaign.ledger import Ledger
+    from hepdask_ml.inference.limit import Limit
+
+EVERY_S = 2.0
+"""Time between two looks at the limits, at least."""
+
+SHARE = 0.1
+"""Part of the time that looking at the limits may take."""
+
+QUIET_S = 30.0
+"""Time after the last block after which nobody is taken to plan another round."""
+
+
+@dataclass(slots=True)
+class _Throttle:
+    """Lets something happen now and then: by time, and by how long it takes."""
+
+    due: float = -inf
+
+    def ready(self) -> bool:
+        return monotonic() >= self.due
+
+    def took(self, seconds: float) -> None:
+        self.due = monotonic() + max(EVERY_S, seconds / SHARE)
+
+
+class _Rounds:
+    """Which round a campaign is in: a new one begins where more is planned."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._before = self._total = 0
+
+    def look(self, done: int, total: int) -> tuple[int, int]:
+        """Give the steps done and planned of this round."""
+        if total > self._total:
+            # All that was planned before is done, or the strategy would not have planned.
+            self.number, self._before, self._total = self.number + 1, self._total, total
+        return max(done - self._before, 0), total - self._before
+
+
+class CampaignProgress:
+    """How a campaign goes, on standard error of a terminal; silent where nobody looks.
+
+    Use it as a context manager, and give it to `Campaign.run` as ``watch=``.
+
+    Parameters
+    ----------
+    quiet : bool
+        Shows nothing, even in a terminal.
+
+    Examples
+    --------
+    >>> from hepdask_ml import toy_limit
+    >>> campaign = toy_limit("examples/workspace.json", scan=[0.5, 2.0, 4.0], toys=500)
+    >>> with CampaignProgress(quiet=True) as progress:
+    ...     limit = campaign.run(watch=progress)
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        console = Console(stderr=True)
+        self._bar = _Bar(
+            SpinnerColumn(),
+            TextColumn("round {task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f} toys", markup=False),
+            console=console,
+            transient=True,
+            disable=quiet or not console.is_terminal,
+        )
+        self._task = self._bar.add_task("1", total=1, visible=False)
+        self._rounds = _Rounds()
+        self._throttle = _Throttle()
+        self._limit: Limit | None = None
+
+    def __call__(self, ledger: Ledger, status: Status) -> None:
+        """Show how it goes.
+
+        Parameters
+        ----------
+        ledger : Ledger
+            Of the campaign.
+        status : Status
+            Its status.
+        """
+        if self._bar.disable:
+            return
+        if self._throttle.ready():
+            begun = monotonic()
+            self._limit = limit_so_far(ledger)
+            self._throttle.took(monotonic() - begun)
+        done, total = self._rounds.look(status.progress.done, status.progress.total)
+        self._bar.lines = _lines(ledger, status, self._limit)
+        self._bar.update(
+            self._task,
+            completed=done,
+            total=total,
+            description=str(self._rounds.number),
+            visible=total > 0,
+        )
+
+    def __enter__(self) -> CampaignProgress:
+        if not self._bar.disable:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not self._bar.disable:
+            self._bar.stop()
+
+
+class _Bar(Progress):
+    """A bar with lines of text below it."""
+
+    lines: tuple[str, ...] = ()
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for line in self.lines:
+            yield Text(line, no_wrap=True, overflow="ellipsis")
+
+
+class NotebookView:
+    """How a campaign goes, in the output of one cell of a notebook; shown where it is made.
+
+    Give it to `Campaign.start` or `Campaign.run` as ``watch=``.
+
+    Parameters
+    ----------
+    show : callable, optional
+        IPython's ``display``, or what behaves so.
+
+    Raises
+    ------
+    InputError
+        If IPython is not there.
+    """
+
+    def __init__(self, show: Callable[..., Any] | None = None) -> None:
+        show = _ipython().display if show is None else show
+        self._rounds = _Rounds()
+        self._throttle = _Throttle()
+        self._limit: Limit | None = None
+        # Made in the cell itself: what a background thread shows first may land in a later one.
+        self._handle = show(_Fragment("<p>The campaign begins …</p>"), display_id=True)
+
+    def __call__(self, ledger: Ledger, status: Status) -> None:
+        """Show how it goes.
+
+        Parameters
+        ----------
+        ledger : Ledger
+            Of the campaign.
+        status : Status
+            Its status; one without workers is taken for the last one.
+        """
+        if status.workers is None or self._throttle.ready():
+            begun = monotonic()
+            self._limit = limit_so_far(ledger)
+            self._throttle.took(monotonic() - begun)
+        self._handle.update(_Fragment(self._page(ledger, status, self._limit)))
+
+    def _page(self, ledger: Ledger, status: Status, found: Limit | None) -> str:
+        done, total = self._rounds.look(status.progress.done, status.progress.total)
+        drawing = "" if found is None else sketch(found)
+        if status.workers is None:
+            table = "" if found is None else limit_html(found)
+            return f"<div>{drawing}{table}</div>"
+        lines = "".join(f"<div>{escape(line)}</div>" for line in _lines(ledger, status, found))
+        share = done / total if total else 0.0
+        return (
+            f'<div><div><b>round {self._rounds.number}</b> <progress max="1" '
+            f'value="{share:.4f}" style="width:16em">{percent_text(share)}</progress> '
+            f"{done:,} of {total:,} toys</div>{lines}{drawing}</div>"
+        )
+
+
+def notebook_watch() -> Callable[[Ledger, Status], None] | None:
+    """Give a watcher if this is a notebook.
+
+    Returns
+    -------
+    NotebookView or None
+        The view, shown in the cell that is running; None elsewhere.
+    """
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return None if getattr(shell, "kernel", None) is None else NotebookView()
+
+
+def follow(path: str | Path, *, console: Console | None = None) -> None:
+    """Show the status of a ledger again and again, until its campaign is finished.
+
+    Parameters
+    ----------
+    path : str or Path
+        The ledger; another process writes it.
+    console : rich.console.Console, optional
+        Where to; standard output if not given.
+
+    Raises
+    ------
+    InputError
+        If there is no ledger, or it is damaged.
+    """
+    throttle = _Throttle()
+    seen: tuple[float, int] | None = None
+    with (
+        read_ledger(path) as ledger,
+        Live(console=console or Console(), auto_refresh=False) as live,
+    ):
+        while True:
+            begun = monotonic()
+            told = ledger.progress()
+            rate = nan if seen is None else (told.done - seen[1]) / (begun - seen[0])
+            live.update(status_view(ledger, rate=rate), refresh=True)
+            if _settled(ledger):
+                return
+            seen = begun, told.done
+            throttle.took(monotonic() - begun)
+            sleep(max(throttle.due - monotonic(), 0.0))
+
+
+def _settled(ledger: Ledger) -> bool:
+    """Whether a campaign is at its end, and not between two rounds."""
+    told = account(ledger)
+    last = told.progress.last
+    if told.state != "finished" or last is None:
+        return False
+    return not told.imprecise or time() - last > QUIET_S
+
+
+def _lines(ledger: Ledger, status: Status, found: Limit | None) -> tuple[str, ...]:
+    """Say below the bar how fast it goes, and what the limits are."""
+    precision = ledger.facts.get("precision")
+    left = time_left(
+        status.progress,
+        status.rate,
+        [] if found is None else relative_errors(found),
+        precision=precision,
+        most=ledger.facts.get("max_toys") or inf,
+    )
+    speed = [workers_text(len(status.workers or ()))]
+    if isfinite(status.rate):
+        speed.append(f"{status.rate:,.0f} toys/s")
+    if isfinite(left) and status.workers:
+        speed.append(f"about {duration_text(left)} left")
+    if found is None:
+        return (", ".join(speed),)
+    return ", ".join(speed), limits_text(found), precision_text(found, precision)
+
+
+class _Fragment:
+    """HTML, as a notebook takes it."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def _repr_html_(self) -> str:
+        return self._text
+
+    def __repr__(self) -> str:
+        return "<campaign: shown in a notebook>"
+
+
+def _ipython() -> Any:
+    """Load IPython, which need not be there."""
+    try:
+        return import_module("IPython.display")
+    except ImportError:
+        raise InputError(
+            "this is for notebooks, and IPython is not installed: pip install ipython"
+        ) from None
