@@ -5,6 +5,7 @@ Figures are made without pyplot, so that nothing global stays changed.
 
 from __future__ import annotations
 
+from io import BytesIO
 from math import isfinite, nan, sqrt
 from typing import TYPE_CHECKING, Any, cast
 
@@ -175,8 +176,17 @@ def save(figure: Figure, path: Path, kind: str) -> None:
         figure.savefig(path, format=kind, metadata=dates)
 
 
+class _Shown(Figure):
+    """A figure that notebooks show by themselves, without pyplot and its state."""
+
+    def _repr_png_(self) -> bytes:
+        png = BytesIO()
+        self.savefig(png, format="png")
+        return png.getvalue()
+
+
 def _one_panel() -> tuple[Figure, Axes]:
-    figure = Figure(layout="constrained")
+    figure = _Shown(layout="constrained")
     return figure, figure.add_subplot()
 
 

@@ -6,7 +6,9 @@ import runpy
 from typing import TYPE_CHECKING
 
 import made_up
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,3 +32,35 @@ def test_limit_runs(
     runpy.run_path(str(EXAMPLES / "limit.py"), run_name="__main__")
     assert capsys.readouterr().out.startswith("observed: ")
     assert (tmp_path / "limit.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_campaign_runs_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        runpy.run_path(str(EXAMPLES / "campaign.py"), run_name="__main__")
+    first, second = capsys.readouterr().out.split("observed ")[1:]
+    assert first == second
+    assert "points are in campaign.ledger" in first
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_and_shows_how_it_goes(tmp_path: Path) -> None:
+    (tmp_path / "workspace.json").write_bytes((EXAMPLES / "workspace.json").read_bytes())
+    text = (EXAMPLES / "campaign.ipynb").read_text(encoding="utf-8")
+    notebook = nbformat.reads(text, as_version=4)  # type: ignore[no-untyped-call]
+    assert not any(cell.get("outputs") for cell in notebook.cells), "strip the outputs"
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    shown = {
+        cell.source.splitlines()[0]: "".join(
+            str(output.get("data", output)) for output in cell.outputs
+        )
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+    }
+    live = next(text for source, text in shown.items() if source.startswith("campaign = "))
+    assert "<svg" in live, "the live view has drawn CLs"
+    assert "image/png" in shown["limit.plot()"]
+    assert "upper limit on mu_SIG" in shown["limit = running.result()"]
