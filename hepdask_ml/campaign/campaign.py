@@ -268,7 +268,7 @@ class Campaign(Generic[Result]):
                 seen.popleft()
             took = now - seen[0][0]
             rate = (progress.done - seen[0][1]) / took if took > 0.0 else nan
-            self._status = Status(progress, rate, collected.drains, len(collected.lent))
+            self._status = Status(progress, rate, collected.drains, collected.lent)
             if watch is not None:
                 watch(ledger, self._status)
             # A look may take a tenth of the time.

@@ -53,7 +53,7 @@ class Collected:
         What happened, by rising number.
     drains : dict
         Number of drains of each worker.
-    lent : list of (key, start, stop, worker)
+    lent : int
         Blocks that are out.
     free : int
         Steps that may be lent.
@@ -61,7 +61,7 @@ class Collected:
 
     events: list[Event]
     drains: dict[str, int]
-    lent: list[tuple[str, int, int, str]]
+    lent: int
     free: int
 
 
@@ -111,7 +111,7 @@ class LocalLink:
             self._pool.collect(written)
             self._changed.wait_for(lambda: self._pool.events, patience_s)
             events = self._pool.collect(written)
-            return Collected(events, self._pool.drains, self._pool.lent, self._pool.free)
+            return Collected(events, self._pool.drains, self._pool.n_lent, self._pool.free)
 
     def interrupt(self) -> None:
         """Ask the threads for what they hold."""
@@ -182,6 +182,7 @@ class DaskLink:
         self._loop = cast("IOLoop", client.loop)
         self._target_s = target_s
         self._workers: dict[str, _Known] = {}
+        self._drains: dict[str, int] = {}  # of each worker, at the last census
         self._next_census = -inf
         self._do(self._register)
 
@@ -203,12 +204,13 @@ class DaskLink:
             target_s=self._target_s,
         )
         if census:
-            self._do(self._tend, answer["threads"], answer["drains"], answer["left"])
+            self._drains = dict(answer["drains"])
+            self._do(self._tend, answer["threads"], self._drains, answer["left"])
             self._next_census = monotonic() + CENSUS_S
         return Collected(
             [event_of(fields) for fields in answer["events"]],
-            dict(answer["drains"]),
-            [tuple(lent) for lent in answer["lent"]],
+            self._drains,
+            answer["lent"],
             answer["free"],
         )
 

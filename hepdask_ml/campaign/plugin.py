@@ -130,7 +130,8 @@ class PoolPlugin(SchedulerPlugin):
             offer(pool, fields)
         if offers:
             served.wake()
-        self._notice_silence(pool)
+        if census:
+            self._notice_silence(pool)
         pool.collect(written)
         if not pool.events:
             served.something.clear()
@@ -138,13 +139,13 @@ class PoolPlugin(SchedulerPlugin):
                 await asyncio.wait_for(served.something.wait(), patience_s)
         answer: dict[str, Any] = {
             "events": [event_fields(event) for event in pool.collect(written)],
-            "drains": pool.drains,
-            "lent": [list(lent) for lent in pool.lent],
+            "lent": pool.n_lent,
             "free": pool.free,
         }
         if census:
             workers = self._scheduler.workers.items()
             answer["threads"] = {address: worker.nthreads for address, worker in workers}
+            answer["drains"] = pool.drains
             answer["left"], served.left = served.left, []
         return answer
 

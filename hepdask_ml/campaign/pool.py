@@ -152,6 +152,11 @@ class Pool:
         return {worker: len(drains) for worker, drains in self._drains_of.items()}
 
     @property
+    def n_lent(self) -> int:
+        """Number of blocks that are out."""
+        return len(self._leases)
+
+    @property
     def lent(self) -> list[tuple[str, int, int, str]]:
         """Key, start, stop and worker of every block that is out."""
         return [

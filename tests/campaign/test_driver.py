@@ -271,7 +271,7 @@ class OldPool:
         if not events:
             self.work()
             events = self.pool.collect(written)
-        return Collected(events, self.pool.drains, self.pool.lent, self.pool.free)
+        return Collected(events, self.pool.drains, self.pool.n_lent, self.pool.free)
 
     def work(self) -> None:
         while isinstance(block := self.pool.take("drain", "worker"), Block):
