@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import entry_points
+from inspect import signature
 from typing import TYPE_CHECKING, Protocol
 
 from distributed import Client, LocalCluster, Worker
@@ -134,9 +135,13 @@ def site(settings: SiteSettings) -> Site:
     """
     outside = {point.name: point for point in entry_points(group=GROUP)}
     if settings.kind in outside:
-        made: Site = outside[settings.kind].load()(
-            workers=settings.workers, threads=settings.threads, **settings.options
-        )
+        make = outside[settings.kind].load()
+        options = {"workers": settings.workers, "threads": settings.threads, **settings.options}
+        try:
+            signature(make).bind(**options)
+        except TypeError as error:
+            raise InputError(f"the site {settings.kind} does not take this: {error}") from None
+        made: Site = make(**options)
         return made
     kinds = {"local": _local, "scheduler": _scheduler}
     if settings.kind not in kinds:

@@ -1,6 +1,9 @@
 """The one command: measures ours and the peers in one run, prints tables, writes JSON.
 
 ``python -m tests.benchmarks [--only PART] [--model NAME] [--quick] [--json FILE]``
+
+The parts ``toys``, ``pool`` and ``simulation`` are those of campaigns, and run when they are asked
+for.
 """
 
 from __future__ import annotations
@@ -17,10 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.footprint import footprint
 from benchmarks.minima import misses
-from benchmarks.models import CASES, MISSING, SBOTTOM, Case
+from benchmarks.models import CASES, EXAMPLE, MISSING, SBOTTOM, Case
 from benchmarks.peers import peers
+from benchmarks.pool_overhead import pool_overhead
 from benchmarks.report import Results, about, markdown, rich_table, tables
+from benchmarks.simulation import plot, simulation
 from benchmarks.speed import speed
+from benchmarks.toys_needed import toys_needed
 from made_up import ROOT
 from rich.console import Console
 
@@ -31,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 PARTS = ("speed", "peers", "minima", "footprint")
+CAMPAIGN_PARTS = ("toys", "pool", "simulation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +49,19 @@ class Effort:
     budget_s: float = 10.0
     minima_toys: int = 1000
     memory_toys: int = 1_000_000
+    precision: float = 0.02
+    seeds: int = 4
 
 
-QUICK = Effort(seconds=0.02, repetitions=1, budget_s=0.5, minima_toys=100, memory_toys=10_000)
+QUICK = Effort(
+    seconds=0.02,
+    repetitions=1,
+    budget_s=0.5,
+    minima_toys=100,
+    memory_toys=10_000,
+    precision=0.2,
+    seeds=1,
+)
 
 
 def measured(
@@ -68,13 +85,24 @@ def measured(
     if "footprint" in parts:
         console.print("start-up, memory, summary")
         results.footprint.extend(footprint(effort.memory_toys, build=effort is not QUICK))
+    for case in (EXAMPLE, *SBOTTOM) if "toys" in parts else ():
+        console.print(f"{case.name}: toys needed")
+        results.toys[case.name] = toys_needed(case, effort.precision, effort.seeds)
+    if "pool" in parts:
+        console.print("pool")
+        results.pool.extend(pool_overhead(quick=effort is QUICK))
+    if "simulation" in parts:
+        console.print("simulation")
+        outcomes, variants = simulation(quick=effort is QUICK)
+        results.simulation.extend(outcomes)
+        results.variants.extend(variants)
     machine["load_after"] = _load()
     return results
 
 
 def _machine() -> dict[str, Any]:
     versions = {}
-    for name in ("hepdask-ml", "numpy", "pyhf", "jax", "nextstat"):
+    for name in ("hepdask-ml", "numpy", "pyhf", "jax", "nextstat", "distributed"):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
@@ -108,7 +136,9 @@ def _load() -> tuple[float, ...]:
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("--only", action="append", choices=PARTS, help="measure only this part")
+    parser.add_argument(
+        "--only", action="append", choices=[*PARTS, *CAMPAIGN_PARTS], help="measure this part"
+    )
     parser.add_argument(
         "--model",
         action="append",
@@ -119,6 +149,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="see whether everything runs")
     parser.add_argument("--json", type=Path, help="write all numbers to this file")
     parser.add_argument("--markdown", type=Path, help="write the tables to this file")
+    parser.add_argument("--plots", type=Path, help="draw the simulation into this folder")
     return parser.parse_args(arguments)
 
 
@@ -140,6 +171,9 @@ def main(arguments: Sequence[str] | None = None) -> Results:
         chosen.json.write_text(json.dumps(asdict(results), indent=1) + "\n")
     if chosen.markdown:
         chosen.markdown.write_text(markdown(results))
+    if chosen.plots and results.simulation:
+        figure = plot(results.simulation)
+        figure.savefig(chosen.plots / "simulation.svg")
     return results
 
 

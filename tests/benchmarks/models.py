@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from made_up import PUBLISHED, Workspace, many_channels, many_systematics, one_bin, two_bins
+from made_up import (
+    PUBLISHED,
+    ROOT,
+    Workspace,
+    many_channels,
+    many_systematics,
+    one_bin,
+    two_bins,
+)
 
 from hepdask_ml import compile_model
 from hepdask_ml.inference.statistics import bounded
@@ -70,6 +78,7 @@ MISSING = tuple(
     f"{name}: {path.name} is not there" for name, path in PUBLISHED.items() if not path.exists()
 )
 CASES = MADE_UP + SBOTTOM
+EXAMPLE = Case("examples/workspace.json", partial(_read, ROOT / "examples" / "workspace.json"))
 
 
 def prepared(case: Case) -> Prepared:

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from benchmarks.footprint import Quantity
     from benchmarks.minima import Misses
     from benchmarks.peers import Peer
+    from benchmarks.pool_overhead import Measured
+    from benchmarks.simulation import Outcome
     from benchmarks.speed import Speed
+    from benchmarks.toys_needed import Need
 
 NOTHING = "-"
 PEERS = {
@@ -39,6 +42,10 @@ class Results:
     peers: dict[str, dict[str, Peer]] = field(default_factory=dict)
     minima: dict[str, Misses] = field(default_factory=dict)
     footprint: list[Quantity] = field(default_factory=list)
+    toys: dict[str, Need] = field(default_factory=dict)
+    pool: list[Measured] = field(default_factory=list)
+    simulation: list[Outcome] = field(default_factory=list)
+    variants: list[Outcome] = field(default_factory=list)
 
 
 def tables(results: Results) -> list[Table]:
@@ -50,6 +57,13 @@ def tables(results: Results) -> list[Table]:
         made.append(_minima_table(results))
     if results.footprint:
         made.append(_footprint_table(results.footprint))
+    if results.toys:
+        made.append(_toys_table(results.toys))
+    if results.pool:
+        made.append(_pool_table(results.pool))
+    if results.simulation:
+        made.append(_simulation_table("Where the time of the workers goes", results.simulation))
+        made.append(_simulation_table("What moves it, fewer workers", results.variants))
     return made
 
 
@@ -119,6 +133,60 @@ def _footprint_table(quantities: list[Quantity]) -> Table:
         [what.name, f"{_number(what.value)} {what.unit}", _number(what.aim)] for what in quantities
     ]
     return Table("Start-up, memory, summary", ["what", "measured", "aim"], rows)
+
+
+def _toys_table(needs: dict[str, Need]) -> Table:
+    rows = [
+        [
+            name,
+            f"{100.0 * need.precision:g} %",
+            str(need.seeds),
+            _number(need.adaptive),
+            _number(need.chosen),
+            _ratio(need.chosen, need.adaptive),
+            _number(need.even),
+            _ratio(need.even, need.adaptive),
+            "5",
+        ]
+        for name, need in needs.items()
+    ]
+    header = ["model", "precision", "seeds", "adaptive", "11 chosen points", "ratio",
+              "20 even steps", "ratio", "aim"]  # fmt: skip
+    return Table("Toys for a precision", header, rows)
+
+
+def _pool_table(found: list[Measured]) -> Table:
+    rows = [
+        [
+            what.name,
+            f"{_number(what.median)} {what.unit}",
+            f"{_number(min(what.values))} to {_number(max(what.values))}",
+            what.aim or NOTHING,
+        ]
+        for what in found
+    ]
+    return Table("What the pool costs", ["what", "median", "lowest to highest", "aim"], rows)
+
+
+def _simulation_table(title: str, outcomes: list[Outcome]) -> Table:
+    kinds = list(outcomes[0].shares)
+    header = [
+        "who", *kinds, "makespan (h)", "messages/s: mean", "most", "tasks over 3 deaths",
+        "pool: us per message",
+    ]  # fmt: skip
+    rows = [
+        [
+            what.name,
+            *(f"{100.0 * what.shares[kind]:.2f} %" for kind in kinds),
+            f"{what.makespan_s / 3600.0:.2f}" if what.makespan_s == what.makespan_s else "not done",
+            _number(what.per_second),
+            _number(what.most_per_second),
+            str(what.over_deaths),
+            _number(what.exchange_us) if what.exchange_us else NOTHING,
+        ]
+        for what in outcomes
+    ]
+    return Table(title, header, rows)
 
 
 def _ratio(ours: float | None, theirs: float | None) -> str:
