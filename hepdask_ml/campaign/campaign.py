@@ -47,12 +47,15 @@ class Status:
         Number of drains of each worker; None where it does not run, or has come to its end.
     lent : int
         Blocks that are out.
+    faults : tuple of str
+        Why some workers get no work.
     """
 
     progress: Progress
     rate: float = nan
     workers: Mapping[str, int] | None = None
     lent: int = 0
+    faults: tuple[str, ...] = ()
 
 
 class Campaign(Generic[Result]):
@@ -268,7 +271,9 @@ class Campaign(Generic[Result]):
                 seen.popleft()
             took = now - seen[0][0]
             rate = (progress.done - seen[0][1]) / took if took > 0.0 else nan
-            self._status = Status(progress, rate, collected.drains, collected.lent)
+            self._status = Status(
+                progress, rate, collected.drains, collected.lent, collected.faults
+            )
             if watch is not None:
                 watch(ledger, self._status)
             # A look may take a tenth of the time.

@@ -39,6 +39,8 @@ CENSUS_S = 1.0
 FLUSH_S = 10.0
 """Time that workers have for committing what they hold when the driver is interrupted."""
 
+_SAME_VERSION = f"install version {hepdask_ml.__version__} there, as it is here"
+
 _ERRORS = 3
 """Errors of drains, not of blocks, after which a worker gets none any more."""
 
@@ -57,12 +59,15 @@ class Collected:
         Blocks that are out.
     free : int
         Steps that may be lent.
+    faults : tuple of str
+        Why some workers get no work.
     """
 
     events: list[Event]
     drains: dict[str, int]
     lent: int
     free: int
+    faults: tuple[str, ...] = ()
 
 
 class Link(Protocol):
@@ -187,9 +192,9 @@ class DaskLink:
         self._do(self._register)
 
     @property
-    def faults(self) -> list[str]:
+    def faults(self) -> tuple[str, ...]:
         """Why some workers get no work."""
-        return sorted({known.fault for known in self._workers.values() if known.fault})
+        return tuple(sorted({known.fault for known in self._workers.values() if known.fault}))
 
     def collect(self, written: int, offers: Sequence[Offer], patience_s: float) -> Collected:
         """Offer units, keep drains on every worker, and give what has happened."""
@@ -212,6 +217,7 @@ class DaskLink:
             self._drains,
             answer["lent"],
             answer["free"],
+            self.faults,
         )
 
     def interrupt(self) -> None:
@@ -272,7 +278,7 @@ class DaskLink:
                 self._workers[address].ends = True
         for address, room in threads.items():
             known = self._workers[address]
-            self._settle(address, known)
+            await self._settle(address, known)
             here = max(drains.get(address, 0), len(known.drains))
             if not known.fault and not known.ends:
                 known.drains += [self._submit(address) for _ in range(room - here)]
@@ -302,13 +308,14 @@ class DaskLink:
         fire_and_forget(future)  # type: ignore[no-untyped-call]
         return future
 
-    def _settle(self, address: str, known: _Known) -> None:
+    async def _settle(self, address: str, known: _Known) -> None:
         """Drop the drains that have ended; mark a worker on which they fail."""
         errors = [future for future in known.drains if future.status == "error"]
         known.drains = [future for future in known.drains if future.status == "pending"]
         known.errors += len(errors)
-        if known.errors >= _ERRORS:
-            known.fault = f"worker {address} cannot work ({errors[-1].key})"
+        if errors and known.errors >= _ERRORS:
+            error = await errors[-1].exception()  # type: ignore[no-untyped-call]
+            known.fault = f"worker {address} cannot work: {error}"
 
     async def _check(self, addresses: list[str]) -> None:
         """See that new workers have the same version as we."""
@@ -325,13 +332,10 @@ class DaskLink:
             known = self._workers[address] = _Known()
             answer = found.get(address)
             if isinstance(answer, ImportError):
-                known.fault = f"worker {address} has no hepdask-ml"
+                known.fault = f"worker {address} has no hepdask-ml: {_SAME_VERSION}"
             elif isinstance(answer, str) and answer != hepdask_ml.__version__:
-                known.fault = f"worker {address} has hepdask-ml {answer}"
+                known.fault = f"worker {address} has hepdask-ml {answer}: {_SAME_VERSION}"
 
     def _stop_if_useless(self, threads: dict[str, int]) -> None:
         if threads and all(self._workers[address].fault for address in threads):
-            raise SiteError(
-                f"no worker can be used: {self.faults[0]}, this is {hepdask_ml.__version__}: "
-                "install the same version on the workers"
-            )
+            raise SiteError(f"no worker can be used: {self.faults[0]}")

@@ -11,7 +11,8 @@ from hepdask_ml.errors import InputError, Interrupted, late
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from hepdask_ml.campaign.campaign import Campaign
+    from hepdask_ml.campaign.campaign import Campaign, Status
+    from hepdask_ml.campaign.ledger import Ledger
     from hepdask_ml.config import SiteSettings
     from hepdask_ml.inference.limit import Limit
 
@@ -114,8 +115,14 @@ def run(
     campaign.check()
     if campaign.finished:
         return campaign.results()
+    faults: dict[str, None] = {}
     try:
-        with late("ui.watch").CampaignProgress(quiet=quiet) as watch:
+        with late("ui.watch").CampaignProgress(quiet=quiet) as progress:
+
+            def watch(ledger: Ledger, status: Status) -> None:
+                progress(ledger, status)
+                faults.update(dict.fromkeys(status.faults))
+
             if place is None and in_memory:
                 processors = late("likelihood.fit").available_processors()
                 return cast("Limit", campaign.run(threads=threads or processors, watch=watch))
@@ -129,6 +136,9 @@ def run(
         raise Interrupted(
             f"interrupted: {kept:,} toys are in {campaign.path}, the same command again goes on"
         ) from None
+    finally:
+        show = late("ui.show")
+        show.Console(file=sys.stderr).print(show.warning_view(list(faults)))
 
 
 def show_plan(campaign: Campaign[Limit], *, as_json: bool) -> None:
