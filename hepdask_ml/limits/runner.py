@@ -28,6 +28,9 @@ TOY = np.dtype([("q", "<f8"), ("poi_hat", "<f8"), ("status", "i1")])
 MOST_TOYS = 2**20
 """Toys of one result at most, 18 MB: a message should not hold a scheduler up."""
 
+GRAIN = 64
+"""Toys of the smallest step: some seconds where a toy takes long."""
+
 CHUNK_S = 0.25
 """Time between two looks at whether it is enough."""
 
@@ -61,10 +64,13 @@ class ToyRunner:
         toys = _ensemble(self.model, block.key, tuple(block.spec["pars"]))
         mu = float(block.spec["mu"])
         stop = min(block.stop, block.start + MOST_TOYS)
-        at, rows, pieces = block.start, MICRO_BATCH, []
+        at, rows, pieces = block.start, GRAIN, []
         while at < stop and not enough():
             begun = monotonic()
-            to = min(stop, (at // MICRO_BATCH) * MICRO_BATCH + rows)
+            to = at + rows
+            if rows >= MICRO_BATCH:  # whose part that is not asked for is thrown in vain
+                to = to // MICRO_BATCH * MICRO_BATCH
+            to = min(stop, to)
             piece = evaluate_range(self.model, toys, mu, self.kind, self.seed, self.starts, at, to)
             pieces.append(packed(piece))
             if monotonic() - begun < CHUNK_S / 2.0:

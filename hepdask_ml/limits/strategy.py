@@ -35,6 +35,7 @@ from hepdask_ml.campaign.unit import Unit
 from hepdask_ml.inference.hypotest import ensembles_at, model_warnings, observe
 from hepdask_ml.inference.limit import crossing
 from hepdask_ml.inference.pvalues import BANDS, cls_value, expected_cls, p_value
+from hepdask_ml.limits.runner import GRAIN
 from hepdask_ml.limits.summary import asymptotic_fields, points
 from hepdask_ml.seeds import MICRO_BATCH
 
@@ -300,7 +301,7 @@ def units_at(experiment: Experiment, mu: float, toys: tuple[int, int]) -> list[U
                 **(about if hypothesis == "sb" else {}),
             },
             title=f"toys at {model.poi_name} = {seen.mu:.4g}, {_TITLES[hypothesis]}",
-            grain=MICRO_BATCH,
+            grain=GRAIN,
         )
         for ensemble, hypothesis, count in zip(ensembles, _TITLES, toys, strict=True)
     ]
