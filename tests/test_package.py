@@ -19,7 +19,9 @@ import hepdask_ml
 
 ROOT = Path(__file__).parents[1]
 NEVER = {"cupy", "numba", "pyhf", "scipy", "torch"}
-NOT_AT_IMPORT = NEVER | {"aiohttp", "dask", "distributed", "matplotlib", "mplhep", "pyarrow", "rich"}
+NOT_AT_IMPORT = NEVER | {
+    "aiohttp", "dask", "distributed", "matplotlib", "mplhep", "pyarrow", "rich",
+}  # fmt: skip
 
 
 def pyproject() -> dict[str, Any]:

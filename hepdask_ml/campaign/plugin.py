@@ -166,7 +166,7 @@ class PoolPlugin(SchedulerPlugin):
         for address in list(pool.drains):
             worker = self._scheduler.workers.get(address)
             if worker is not None and time() - worker.last_seen > self._silence_s:
-                pool.lost(address)
+                pool.silent(address)
 
 
 class _Served:

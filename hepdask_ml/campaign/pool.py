@@ -316,6 +316,12 @@ class Pool:
 
     def lost(self, worker: str) -> None:
         """Forget a worker that has died; the blocks of its drains are free again."""
+        self.silent(worker)
+        for drain in sorted(self._drains_of.get(worker, ())):
+            self.leave(drain)
+
+    def silent(self, worker: str) -> None:
+        """Free the blocks of a worker that seems to be dead; if it is not, its drains go on."""
         for drain in sorted(self._drains_of.get(worker, ())):
             token = self._lease_of.get(drain)
             if token is not None:
@@ -325,7 +331,6 @@ class Pool:
                     self._put(lease.state, lease.range)
                 else:
                     self._retry(lease, f"{LOSSES} workers died in it, one by one", final=True)
-            self.leave(drain)
 
     def collect(self, written: int = 0, most: int = 1000) -> list[Event]:
         """Give what has been committed, and forget what has been written down.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -116,6 +117,8 @@ def run(
     if campaign.finished:
         return campaign.results()
     faults: dict[str, None] = {}
+    # What goes wrong is said in a sentence; Dask would tell it in tracebacks.
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     try:
         with late("ui.watch").CampaignProgress(quiet=quiet) as progress:
 

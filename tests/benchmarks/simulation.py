@@ -13,12 +13,10 @@ from heapq import heappop, heappush
 from itertools import count
 from math import ceil, exp, inf
 from random import Random
-from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from distributed.protocol.core import dumps
 from matplotlib.figure import Figure
 
 from hepdask_ml.campaign.link import CENSUS_S
@@ -26,7 +24,7 @@ from hepdask_ml.campaign.messages import exchange
 from hepdask_ml.campaign.plugin import PATIENCE_S, SILENCE_S
 from hepdask_ml.campaign.pool import MARGIN_S, TARGET_S, Committed, Pool
 from hepdask_ml.campaign.unit import Unit
-from hepdask_ml.limits.runner import CHUNK_S
+from hepdask_ml.limits.runner import CHUNK_S, GRAIN
 from hepdask_ml.seeds import MICRO_BATCH
 
 if TYPE_CHECKING:
@@ -42,8 +40,8 @@ LATENCY_S = 0.005
 """Of a message, one way."""
 
 EXCHANGE_S, WAKE_S, COLLECT_S, COLLECT_EACH_S = 250e-6, 20e-6, 1e-3, 3e-6
-"""Time of the scheduler for one exchange, for one drain that is woken, and for one collect: a
-constant, and a part for each worker."""
+"""Time of the scheduler for one exchange, for one drain that is woken, for one collect, and once a
+second for each worker in a collect that takes a census."""
 
 DRIVER_S, DRIVER_EACH_S = 0.03, 100e-6
 """Time between two collects, and for each event that is written down in between."""
@@ -192,7 +190,7 @@ class Outcome:
         At the pool or the scheduler.
     over_deaths : int
         Tasks that died oftener than Dask allows.
-    exchange_us, collect_ms, collect_bytes : float
+    exchange_us : float
         What the real pool took; zero for plain Dask.
     timeline : dict
         Number of workers by kind, in bins of `BIN_S`.
@@ -210,8 +208,6 @@ class Outcome:
     blocks: int
     over_deaths: int = 0
     exchange_us: float = 0.0
-    collect_ms: float = 0.0
-    collect_bytes: int = 0
     timeline: dict[str, list[float]] = field(default_factory=dict)
 
     @property
@@ -335,14 +331,13 @@ class _Ours(_World):
         super().__init__(world)
         self.pool = Pool("simulation", target_s=world.target_s)
         for i in range(world.units):
-            self.pool.offer(Unit(f"unit {i}", world.total, grain=MICRO_BATCH))
+            self.pool.offer(Unit(f"unit {i}", world.total, grain=GRAIN))
         self.waiting: dict[Worker, None] = {}
         self.left = world.units * world.total
         self.ranges = {f"unit {i}": (array("q"), array("q")) for i in range(world.units)}
         self.written = 0
         self.took = 0.0
-        self.collect_s: list[float] = []
-        self.collect_bytes = 0
+        self.census = 0.0
         self.at(0.0, self.collect)
 
     def up(self, worker: Worker, when: float) -> None:
@@ -394,7 +389,7 @@ class _Ours(_World):
         speed = self.speed(worker)
         reached, done = stop, when + (stop - start) / speed
         if done > worker.told:
-            chunk = max(int(CHUNK_S * speed) // MICRO_BATCH, 1) * MICRO_BATCH
+            chunk = max(int(CHUNK_S * speed) // GRAIN, 1) * GRAIN
             chunks = ceil(max(worker.told - when, 0.0) * speed / chunk)
             reached = min(start + chunks * chunk, stop)
             done = when + (reached - start) / speed
@@ -444,7 +439,10 @@ class _Ours(_World):
 
     def collect(self) -> None:
         """Write down what was committed."""
-        cost_s = COLLECT_S + COLLECT_EACH_S * len(self.alive)
+        cost_s = COLLECT_S
+        if self.now >= self.census:
+            cost_s += COLLECT_EACH_S * len(self.alive)
+            self.census = self.now + CENSUS_S
         self.server = max(self.server, self.now) + cost_s
         self.pool.collect(self.written)
         events = self.pool.collect(self.written)
@@ -456,14 +454,6 @@ class _Ours(_World):
                 self.left -= event.stop - event.start
                 self.written = event.number
         self.at(self.server + DRIVER_S + DRIVER_EACH_S * len(events), self.collect)
-
-    def look(self) -> None:
-        """Measure what the rest of an answer to the driver costs."""
-        began = perf_counter()
-        answer = dumps({"lent": self.pool.n_lent})
-        self.collect_s.append(perf_counter() - began)
-        self.collect_bytes = max(self.collect_bytes, sum(map(len, answer)))
-        self.at(self.now + 600.0, self.look)
 
     @property
     def once(self) -> bool:
@@ -572,15 +562,12 @@ class _Map(_World):
 def ours(world: World, name: str = "pool") -> Outcome:
     """Run a campaign on the real pool."""
     made = _Ours(world)
-    made.at(min(600.0, world.hours * HOUR_S / 2.0), made.look)
     makespan_s = made.go(lambda: not made.left, PATIENCE * world.hours * HOUR_S)
     return made.outcome(
         name,
         makespan_s,
         once=made.once,
         exchange_us=1e6 * made.took / made.asked,
-        collect_ms=1e3 * median(made.collect_s),
-        collect_bytes=made.collect_bytes,
     )
 
 
