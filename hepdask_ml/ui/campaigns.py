@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
+from json import dumps
 from pathlib import Path
+from time import sleep
 from typing import TYPE_CHECKING, Any, cast
 
 from hepdask_ml.errors import InputError, Interrupted, late
+
+WATCH_S = 2.0
+"""Time between two looks into a ledger."""
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -172,15 +177,19 @@ def show_status(path: str, *, watch: bool, as_json: bool) -> None:
     watch : bool
         Go on until it is finished.
     as_json : bool
-        As JSON.
+        As JSON; with ``watch`` one document a line.
     """
     show = late("ui.show")
-    if watch and as_json:
-        raise InputError("--watch shows tables and --json prints one document: give one of them")
-    if watch:
+    if watch and not as_json:
         late("ui.watch").follow(path)
         return
     with late("campaign.ledger").read_ledger(path) as ledger:
+        while watch:
+            sys.stdout.write(dumps(show.status_json(ledger)) + "\n")
+            sys.stdout.flush()
+            if late("ui.watch").settled(ledger):
+                return
+            sleep(WATCH_S)
         if as_json:
             sys.stdout.write(show.json_text(show.status_json(ledger)))
         else:

@@ -263,15 +263,26 @@ def follow(path: str | Path, *, console: Console | None = None) -> None:
             told = ledger.progress()
             rate = nan if seen is None else (told.done - seen[1]) / (begun - seen[0])
             live.update(status_view(ledger, rate=rate), refresh=True)
-            if _settled(ledger):
+            if settled(ledger):
                 return
             seen = begun, told.done
             throttle.took(monotonic() - begun)
             sleep(max(throttle.due - monotonic(), 0.0))
 
 
-def _settled(ledger: Ledger) -> bool:
-    """Whether a campaign is at its end, and not between two rounds."""
+def settled(ledger: Ledger) -> bool:
+    """Tell whether a campaign is at its end, and not between two rounds.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        Its ledger.
+
+    Returns
+    -------
+    bool
+        True if nothing more is to be expected.
+    """
     told = account(ledger)
     last = told.progress.last
     if told.state != "finished" or last is None:

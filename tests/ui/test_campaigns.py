@@ -75,6 +75,7 @@ def test_an_embedded_cluster_keeps_a_ledger(workspace: Path, folder: Path) -> No
     assert (told["state"], told["progress"]["done"]) == ("finished", 6000)
     assert "finished" in run("status", "my.ledger").stdout
     assert "finished" in run("status", "my.ledger", "--watch").stdout
+    assert run("status", "my.ledger", "--watch", "--json").stdout.count("\n") == 1
 
     assert document("report", "my.ledger", "-o", "report") == quick
     assert (folder / "report" / "report.html").read_text().startswith("<!DOCTYPE html>")

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import runpy
-from typing import TYPE_CHECKING
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 import made_up
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 EXAMPLES = made_up.ROOT / "examples"
+MUONS = [made_up.DATA / "root" / name for name in ("nano_dimuon.root", "nano_dy.root")]
 
 
 def test_make_workspace_writes_the_workspace(
@@ -44,6 +45,17 @@ def test_campaign_runs_twice(
     first, second = capsys.readouterr().out.split("observed ")[1:]
     assert first == second
     assert "points are in campaign.ledger" in first
+
+
+@made_up.real_data
+@pytest.mark.slow
+@pytest.mark.skipif(not all(map(Path.exists, MUONS)), reason=f"{MUONS[0].parent} is not there")
+@pytest.mark.skipif(find_spec("coffea") is None, reason="needs the extra data")
+def test_coffea_and_limit_are_one_graph() -> None:
+    command = [sys.executable, str(EXAMPLES / "coffea_dimuons.py"), *map(str, MUONS)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "observed: 0." in done.stdout
 
 
 @pytest.mark.slow

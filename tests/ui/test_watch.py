@@ -254,9 +254,9 @@ def test_between_two_rounds_nobody_is_finished(monkeypatch: pytest.MonkeyPatch) 
         made_up_ledger.work(ledger)
         last = ledger.progress().last
         assert last is not None
-        assert not watch._settled(ledger)
+        assert not watch.settled(ledger)
         monkeypatch.setattr(watch, "time", lambda: last + 31.0)
-        assert watch._settled(ledger)
+        assert watch.settled(ledger)
 
 
 def test_following_needs_a_ledger(tmp_path: Path) -> None:
