@@ -25,7 +25,7 @@ J. Neyman, J. R. Stat. Soc. 97 (1934) 558.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import ceil, exp, floor, isfinite, log, sqrt
+from math import ceil, exp, floor, isfinite, log, nan, sqrt
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
@@ -172,8 +172,7 @@ class AdaptiveScan:
     def _new_values(self, scan: _Scan) -> list[float] | None:
         """Points that the next round adds; None if no round is needed."""
         more = self._beyond(scan)
-        errors = [curve.error for curve in scan.curves if isfinite(curve.error)]
-        if not more and not any(error > self.precision for error in errors):
+        if not more and not any(error > self.precision for error in scan.errors):
             return None
         for curve in scan.curves:
             more += curve.middle(self._width())
@@ -193,7 +192,7 @@ class AdaptiveScan:
         return more
 
     def _goal(self, scan: _Scan) -> float:
-        errors = [curve.error for curve in scan.curves if isfinite(curve.error)]
+        errors = [error for error in scan.errors if isfinite(error)]
         # A little less than what was asked for: the terms are known with errors, too.
         return max(0.95 * self.precision, STEP * max(errors, default=FIRST_GOAL / STEP))
 
@@ -383,23 +382,38 @@ class _Curve:
 
         The scan ``mu`` may have more points than there are toys at.
         """
+        roots = {
+            place: (sqrt(sb), sqrt(b)) for place, (sb, b) in self._terms(mu, _LEAST_SHARE).items()
+        }
+        total = sum(sum(pair) for pair in roots.values()) / goal**2
+        return {place: (sb * total, b * total) for place, (sb, b) in roots.items()}
+
+    def error_of(self, toys: dict[float, tuple[int, int]]) -> float:
+        """Relative error that these toys should have; nan if there is no limit."""
+        terms = self._terms(self.mu, 0.0)
+        if not terms:
+            return nan
+        counts = {place: toys[float(self.mu[place])] for place in terms}
+        return sqrt(
+            sum(sb / counts[place][0] + b / counts[place][1] for place, (sb, b) in terms.items())
+        )
+
+    def _terms(self, mu: Floats, least_share: float) -> dict[int, tuple[float, float]]:
+        """Relative variances of the limit due to one toy of each hypothesis, at both ends."""
         limit = self.limit
         ends = _neighbours(mu, limit)
         if ends is None:
             return {}
-        width = log(mu[ends[1]] / mu[ends[0]])
-        share = log(limit / mu[ends[0]]) / width
-        share = min(max(share, _LEAST_SHARE), 1.0 - _LEAST_SHARE)
+        share = log(limit / mu[ends[0]]) / log(mu[ends[1]] / mu[ends[0]])
+        share = min(max(share, least_share), 1.0 - least_share)
         clb = float(np.interp(limit, self.mu, self.clb))
         variance_b = float(np.interp(limit, self.mu, self.variance_b))
-        roots = {}
+        terms = {}
         for place, weight in zip(ends, (1.0 - share, share), strict=True):
             clsb = min(self.level * (limit / mu[place]) ** self.steepness * clb, 0.5)
-            variance_sb = (1.0 - clsb) / clsb
-            factor = weight / self.steepness
-            roots[place] = factor * sqrt(variance_sb), factor * sqrt(variance_b)
-        total = sum(sum(pair) for pair in roots.values()) / goal**2
-        return {place: (sb * total, b * total) for place, (sb, b) in roots.items()}
+            factor = (weight / self.steepness) ** 2
+            terms[place] = factor * (1.0 - clsb) / clsb, factor * variance_b
+        return terms
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -456,6 +470,15 @@ class _Scan:
             for row, clb in zip(_rows(seen).T, (0.5, *_BAND_CLB), strict=True)
         ]
         return cls(mu, {}, curves)
+
+    @property
+    def errors(self) -> list[float]:
+        """Relative error of each limit, nan where there is none.
+
+        That which is measured scatters, and a scan that ended when it happens to be small would
+        promise too much: it counts for no less than the terms say.
+        """
+        return [max(curve.error, curve.error_of(self.toys)) for curve in self.curves]
 
     def needed(self, mu: Floats, goal: float) -> dict[float, tuple[int, int]]:
         """Toys of both hypotheses that each point needs, for all limits to reach a goal."""
