@@ -375,15 +375,36 @@ def checked_scan(experiment: Experiment, scan: Any) -> list[float]:
     InputError
         If there is none, or one that is no number or outside the bounds.
     """
+    return [checked_poi(experiment.model, value) for value in scan_values(scan)]
+
+
+def scan_values(scan: Any) -> list[float]:
+    """Check a scan as far as it goes without the model.
+
+    Parameters
+    ----------
+    scan : sequence of float
+        Values of the parameter of interest.
+
+    Returns
+    -------
+    list of float
+        The same, each once, rising.
+
+    Raises
+    ------
+    InputError
+        If there is none, or one that is no number.
+    """
     try:
-        values = np.unique(np.asarray(scan, np.float64))
+        values: list[float] = np.unique(np.asarray(scan, np.float64)).tolist()
     except (TypeError, ValueError):
         raise InputError(
             "the scan holds something that is no number: give a list of values"
         ) from None
-    if not len(values):
+    if not values:
         raise InputError('the scan is empty: give at least one value, or "auto"')
-    return [checked_poi(experiment.model, value) for value in values.tolist()]
+    return values
 
 
 def first_scan(experiment: Experiment, asymptotic: Asymptotic) -> list[float]:

@@ -37,6 +37,7 @@ from hepdask_ml.inference.limit import (
     checked_cl,
     checked_scan,
     first_scan,
+    scan_values,
     summarise,
 )
 from hepdask_ml.inference.statistics import checked_test_statistic
@@ -168,14 +169,7 @@ def _scan_values(scan: Any) -> list[float]:
         if scan != "auto":
             raise InputError(f'the scan is "{scan}": give "auto" or a list of values')
         return []
-    try:
-        values: list[float] = np.unique(np.asarray(scan, np.float64)).tolist()
-    except (TypeError, ValueError):
-        raise InputError(
-            "the scan holds something that is no number: give a list of values"
-        ) from None
-    if not values:
-        raise InputError('the scan is empty: give at least one value, or "auto"')
+    values = scan_values(scan)
     for value in values:
         if not isfinite(value):
             raise InputError(f"the scan holds {value:g}: give finite values")
