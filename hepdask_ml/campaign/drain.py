@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import ExitStack
 from functools import lru_cache
-from time import monotonic, sleep
+from time import monotonic, sleep, time
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
@@ -19,8 +19,7 @@ from distributed.utils import sync
 
 from hepdask_ml.campaign.messages import Exchange, block_of
 from hepdask_ml.campaign.notice import GRACE_S, NOTICE
-from hepdask_ml.campaign.pool import MARGIN_S
-from hepdask_ml.facility.node import End, end
+from hepdask_ml.facility.node import End, end, process_start
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +33,12 @@ ANSWER_S = 60.0
 
 RETRIES = 5
 """Messages that may be lost in a row."""
+
+MARGIN_S = 5.0
+"""Time that is kept at the end of a walltime for the last message, at most."""
+
+MARGIN_SHARE = 0.03
+"""The same as a part of the walltime, for short ones."""
 
 _ALIVE = {Status.init, Status.running, Status.paused}
 
@@ -139,14 +144,15 @@ def loop(runner: Runner, ask: Ask, worker: str, end: End, told_to_go: Callable[[
     name = uuid4().hex
     pace: float | None = None
     message: Exchange = {}
+    margin_s = min(MARGIN_S, MARGIN_SHARE * (end.left() + time() - process_start()))
 
     def enough() -> bool:
-        return told_to_go() or end.left() < MARGIN_S
+        return told_to_go() or end.left() < margin_s
 
     with ExitStack() as holding:
         while True:
             message["drain"], message["worker"] = name, worker
-            message["seconds_left"] = None if end.at is None else end.left()
+            message["seconds_left"] = None if end.at is None else end.left() - margin_s
             message["pace"], message["leaving"] = pace, told_to_go()
             answer = _answer(ask, message)
             holding.close()

@@ -15,7 +15,7 @@ from distributed.utils import sync
 import hepdask_ml
 from hepdask_ml.campaign.drain import drain, interrupt, loop
 from hepdask_ml.campaign.messages import event_of, exchange, offer_fields
-from hepdask_ml.campaign.plugin import NAME, PoolPlugin
+from hepdask_ml.campaign.plugin import DRAIN, NAME, PoolPlugin
 from hepdask_ml.campaign.pool import TARGET_S, Pool
 from hepdask_ml.errors import SiteError
 from hepdask_ml.facility.node import End
@@ -212,6 +212,8 @@ class DaskLink:
             self._drains = dict(answer["drains"])
             self._do(self._tend, answer["threads"], self._drains, answer["left"])
             self._next_census = monotonic() + CENSUS_S
+        if answer["news"]:
+            self._next_census = -inf
         return Collected(
             [event_of(fields) for fields in answer["events"]],
             self._drains,
@@ -299,7 +301,7 @@ class DaskLink:
             drain,
             self._campaign,
             self._runner,
-            key=f"hepdask-ml-drain-{self._campaign}-{uuid4().hex}",
+            key=f"{DRAIN}{self._campaign}-{uuid4().hex}",
             workers=[address],
             allow_other_workers=False,
             pure=False,

@@ -31,6 +31,9 @@ NAME = "hepdask-ml"
 PATIENCE_S = 10.0
 """Time for which a drain is kept waiting for a block before it is told that there is none."""
 
+DRAIN = "hepdask-ml-drain-"
+"""Begins the names of drains among Dask's tasks."""
+
 SILENCE_S = 60.0
 """Time without a heartbeat after which a worker's blocks are lent to others."""
 
@@ -53,6 +56,7 @@ class PoolPlugin(SchedulerPlugin):
     def __init__(self, *, silence_s: float = SILENCE_S) -> None:
         self._silence_s = silence_s
         self._served: dict[str, _Served] = {}
+        self._dry_since: float | None = None
 
     async def start(self, scheduler: Scheduler) -> None:
         """Register the handlers."""
@@ -63,8 +67,15 @@ class PoolPlugin(SchedulerPlugin):
                 "hepdask_ml_exchange": self.exchange,
                 "hepdask_ml_collect": self.collect,
                 "hepdask_ml_close": self.close_campaign,
+                "hepdask_ml_demand": self.demand,
             }
         )
+
+    def add_worker(self, scheduler: Scheduler, worker: str) -> None:  # noqa: ARG002
+        """Let the drivers hear at once of a worker that has come."""
+        for served in self._served.values():
+            served.news = True
+            served.something.set()
 
     def remove_worker(
         self, scheduler: Scheduler, worker: str, *, stimulus_id: str = "", **_: Any
@@ -129,11 +140,13 @@ class PoolPlugin(SchedulerPlugin):
         for fields in offers:
             offer(pool, fields)
         if offers:
+            self._dry_since = None
             served.wake()
         if census:
             self._notice_silence(pool)
+            served.news = False
         pool.collect(written)
-        if not pool.events:
+        if not (pool.events or served.news):
             served.something.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(served.something.wait(), patience_s)
@@ -141,6 +154,7 @@ class PoolPlugin(SchedulerPlugin):
             "events": [event_fields(event) for event in pool.collect(written)],
             "lent": pool.n_lent,
             "free": pool.free,
+            "news": served.news,
         }
         if census:
             workers = self._scheduler.workers.items()
@@ -148,6 +162,36 @@ class PoolPlugin(SchedulerPlugin):
             answer["drains"] = pool.drains
             answer["left"], served.left = served.left, []
         return answer
+
+    def demand(self) -> dict[str, Any]:
+        """Tell those who bring workers how many of them have work.
+
+        Returns
+        -------
+        dict
+            ``free``: steps that may be lent; ``lent``: blocks that are out; ``busy``: addresses of
+            workers that hold one, or work something else; ``dry_s``: seconds for which no step was
+            free, as far as that was asked.
+        """
+        pools = [served.pool for served in self._served.values()]
+        free = sum(pool.free for pool in pools)
+        if free:
+            self._dry_since = None
+        elif self._dry_since is None:
+            self._dry_since = time()
+        return {
+            "free": free,
+            "lent": sum(pool.n_lent for pool in pools),
+            "busy": sorted(self._busy(pools)),
+            "dry_s": 0.0 if self._dry_since is None else time() - self._dry_since,
+        }
+
+    def _busy(self, pools: Sequence[Pool]) -> set[str]:
+        busy = {worker for pool in pools for *_, worker in pool.lent}
+        for address, worker in self._scheduler.workers.items():
+            if any(not str(task.key).startswith(DRAIN) for task in worker.processing):
+                busy.add(address)
+        return busy
 
     def close_campaign(self, campaign: str) -> None:
         """Send the drains of a campaign home and forget its pool."""
@@ -176,6 +220,7 @@ class _Served:
         self.pool = pool
         self.something = asyncio.Event()  # to be collected
         self.left: list[list[str]] = []  # workers whose drains have ended, and why
+        self.news = False  # workers have come since the last census
         self._changed = asyncio.Event()
         self._waiting = 0
 

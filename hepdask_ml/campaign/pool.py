@@ -28,9 +28,6 @@ TARGET_S = 30.0
 SHORTEST_S = 0.05
 """Time below which it is not worth while to share what is left among the drains."""
 
-MARGIN_S = 5.0
-"""Time that is kept at the end of a walltime for the last message."""
-
 WALLTIME_SHARE = 0.2
 """Part of the walltime left that one block may take."""
 
@@ -219,7 +216,7 @@ class Pool:
             Who asks.  A block that this drain still holds is given back first: the answer that
             lent it was lost.
         seconds_left : float
-            Until the worker's end.
+            Time for work, until the worker has to hand back.
         pace : float, optional
             Steps per second of this drain, if known.
         room : int, optional
@@ -231,8 +228,7 @@ class Pool:
             None if nothing can be lent at present.
         """
         self._give_back(drain)
-        usable = seconds_left - MARGIN_S
-        leave = self._reason_to_leave(drain, worker, usable, room)
+        leave = self._reason_to_leave(drain, worker, seconds_left, room)
         if leave is not None:
             self.leave(drain)
             return leave
@@ -242,10 +238,10 @@ class Pool:
         if found is None:
             return None
         state, place = found
-        if pace is not None and state.unit.grain > pace * usable:
+        if pace is not None and state.unit.grain > pace * seconds_left:
             self.leave(drain)
             return Leave("walltime")
-        return self._lend(state, place, drain, worker, self._size(state, place, usable, pace))
+        return self._lend(state, place, drain, worker, self._size(state, place, seconds_left, pace))
 
     def commit(self, token: str, done: Done, seconds: float) -> bool:
         """Take what was done under a lease.
@@ -352,11 +348,11 @@ class Pool:
         return kept[:most]
 
     def _reason_to_leave(
-        self, drain: str, worker: str, usable: float, room: int | None
+        self, drain: str, worker: str, seconds_left: float, room: int | None
     ) -> Leave | None:
         if self.closed:
             return Leave("closed")
-        if usable <= 0.0:
+        if seconds_left <= 0.0:
             return Leave("walltime")
         here = self._drains_of.get(worker, ())
         if room is not None and drain not in here and len(here) >= room:
@@ -374,11 +370,11 @@ class Pool:
                     return state, place
         return None
 
-    def _size(self, state: _State, place: _Range, usable: float, pace: float | None) -> int:
+    def _size(self, state: _State, place: _Range, seconds_left: float, pace: float | None) -> int:
         unit, steps = state.unit, place.stop - place.start
         if pace is None:
             return min(steps, unit.grain)
-        seconds = min(self._target_s, WALLTIME_SHARE * usable) / 2**place.losses
+        seconds = min(self._target_s, WALLTIME_SHARE * seconds_left) / 2**place.losses
         most = int(pace * seconds)
         if not unit.ordered:
             # A part of what is left, so that all drains come to the end together.

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from hepdask_ml.campaign.drain import MARGIN_S
 from hepdask_ml.campaign.link import CENSUS_S
 from hepdask_ml.campaign.messages import exchange
 from hepdask_ml.campaign.plugin import PATIENCE_S, SILENCE_S
-from hepdask_ml.campaign.pool import MARGIN_S, TARGET_S, Committed, Pool
+from hepdask_ml.campaign.pool import TARGET_S, Committed, Pool
 from hepdask_ml.campaign.unit import Unit
 from hepdask_ml.limits.runner import CHUNK_S, GRAIN
 from hepdask_ml.seeds import MICRO_BATCH
@@ -468,7 +469,7 @@ def _message(worker: Worker, now: float, pace: float | None) -> Exchange:
     return {
         "drain": worker.name,
         "worker": worker.name,
-        "seconds_left": None if worker.known_end == inf else worker.known_end - now,
+        "seconds_left": None if worker.known_end == inf else worker.known_end - now - MARGIN_S,
         "pace": pace,
         "leaving": now >= worker.notice,
     }

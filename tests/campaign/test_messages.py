@@ -20,7 +20,7 @@ from hepdask_ml.campaign.messages import (
     offer_fields,
     settle,
 )
-from hepdask_ml.campaign.pool import MARGIN_S, Committed, Event, Failed, Pool
+from hepdask_ml.campaign.pool import Committed, Event, Failed, Pool
 from hepdask_ml.campaign.unit import Block, Unit
 
 keys = st.text(max_size=10)
@@ -122,7 +122,7 @@ def test_an_error_is_told_once() -> None:
     ("message", "room", "answer"),
     [
         ({"leaving": True}, None, {"leave": "asked"}),
-        ({"seconds_left": MARGIN_S}, None, {"leave": "walltime"}),
+        ({"seconds_left": 0.0}, None, {"leave": "walltime"}),
         ({}, 0, {"leave": "surplus"}),
     ],
 )

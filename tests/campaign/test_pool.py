@@ -9,7 +9,6 @@ import pytest
 from hepdask_ml.campaign.pool import (
     ATTEMPTS,
     LOSSES,
-    MARGIN_S,
     SHORTEST_S,
     WALLTIME_SHARE,
     Committed,
@@ -69,7 +68,7 @@ class TestSize:
         assert size(pool_of(Unit("u", MANY, grain=700), target_s=1.0), pace=100.0) == 700
 
     def test_it_takes_at_most_a_part_of_the_walltime_left(self) -> None:
-        left = MARGIN_S + 100.0
+        left = 100.0
         expected = 50.0 * WALLTIME_SHARE * 100.0
         assert size(pool_of(Unit("u", MANY), target_s=1000.0), left=left, pace=50.0) == expected
 
@@ -113,17 +112,17 @@ class TestSize:
 
 class TestLeaving:
     def test_no_time_is_left(self) -> None:
-        assert pool_of(Unit("u", 10)).take("a", "east", seconds_left=MARGIN_S) == Leave("walltime")
+        assert pool_of(Unit("u", 10)).take("a", "east", seconds_left=0.0) == Leave("walltime")
 
     def test_the_time_left_is_too_short_for_the_smallest_step(self) -> None:
         pool = pool_of(Unit("u", 100, grain=10))
-        left = MARGIN_S + 9.0
+        left = 9.0
         assert pool.take("a", "east", seconds_left=left, pace=1.0) == Leave("walltime")
         assert (pool.drains, pool.free, pool.lent) == ({}, 100, [])
         assert isinstance(pool.take("a", "east", seconds_left=left + 1.0, pace=1.0), Block)
 
     def test_one_that_does_not_know_its_pace_tries(self) -> None:
-        assert size(pool_of(Unit("u", 100, grain=10)), left=MARGIN_S + 0.1) == 10
+        assert size(pool_of(Unit("u", 100, grain=10)), left=0.1) == 10
 
     def test_the_pool_is_closed(self) -> None:
         pool = pool_of(Unit("u", 10))

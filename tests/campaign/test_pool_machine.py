@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 )
 
 from hepdask_ml.campaign import pool as pool_module
-from hepdask_ml.campaign.pool import ATTEMPTS, MARGIN_S, Committed, Event, Failed, Leave, Pool
+from hepdask_ml.campaign.pool import ATTEMPTS, Committed, Event, Failed, Leave, Pool
 from hepdask_ml.campaign.unit import Block, Done, Unit
 
 LOSSES = 2
@@ -34,7 +34,7 @@ Terms = tuple[float, float | None, int | None]
 TERMS: st.SearchStrategy[Terms] = st.one_of(
     st.sampled_from([(inf, 7.0, None), (inf, None, None), (inf, 1e9, 2), (60.0, 1.0, None)]),
     st.tuples(
-        st.sampled_from([0.0, MARGIN_S, MARGIN_S + 0.5, 60.0, inf]),
+        st.sampled_from([-1.0, 0.0, 0.5, 60.0, inf]),
         st.sampled_from([None, 0.01, 1.0, 1e9]),
         st.sampled_from([None, 1, 2]),
     ),
@@ -224,12 +224,10 @@ class PoolMachine(RuleBasedStateMachine):
         answer = self.pool.take(drain, worker, seconds_left=seconds_left, pace=pace, room=room)
         if isinstance(answer, Leave):
             crowded = room is not None and here >= room and drain not in self.drains
-            assert answer.reason == (
-                "surplus" if crowded and seconds_left > MARGIN_S else "walltime"
-            )
+            assert answer.reason == ("surplus" if crowded and seconds_left > 0.0 else "walltime")
             self.drains.discard(drain)
             return
-        assert seconds_left > MARGIN_S
+        assert seconds_left > 0.0
         self.drains.add(drain)
         if answer is None:
             assert not any(self.may_lend(known, worker) for known in self.known.values())
@@ -244,7 +242,7 @@ class PoolMachine(RuleBasedStateMachine):
         assert all(step == first for step in steps.values())
         assert worker not in first.failed_on or self.workers() <= first.failed_on
         if pace is not None:
-            assert known.unit.grain <= pace * (seconds_left - MARGIN_S)
+            assert known.unit.grain <= pace * seconds_left
         self.lent[answer.token] = Lent(answer.key, steps, drain)
 
     def check_range(

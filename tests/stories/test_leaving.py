@@ -10,7 +10,7 @@ import pytest
 from stories.processes import Place, Process
 from stories.work import Book, Rounds, wait_for
 
-from hepdask_ml.campaign.pool import MARGIN_S
+from hepdask_ml.campaign.drain import MARGIN_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,7 +107,7 @@ def test_a_worker_without_time_takes_nothing_and_is_sent_away(place: Place) -> N
     book = Book(place.folder, LONG)
     place.scheduler()
     driver = place.driver(book)
-    late = place.worker(env={"HEPDASK_ML_WALLTIME": str(MARGIN_S / 2)})
+    late = place.worker(env={"HEPDASK_ML_WALLTIME": "0.5"})
     late.wait()
     assert not book.processes()
     place.worker()
