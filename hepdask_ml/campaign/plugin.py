@@ -37,6 +37,9 @@ DRAIN = "hepdask-ml-drain-"
 SILENCE_S = 60.0
 """Time without a heartbeat after which a worker's blocks are lent to others."""
 
+ABANDONED_S = 600.0
+"""Time without a driver after which drains without work are sent home."""
+
 _RETIRED = ("retire-workers", "worker-close-gracefully")
 """Begin the stimuli by which Dask removes workers that live on for a moment, and commit then."""
 
@@ -48,13 +51,15 @@ class PoolPlugin(SchedulerPlugin):
     ----------
     silence_s : float
         Time without a heartbeat after which a worker's blocks are lent to others.
+    abandoned_s : float
+        Time without a driver after which drains without work are sent home.
     """
 
     idempotent = True
     name = NAME
 
-    def __init__(self, *, silence_s: float = SILENCE_S) -> None:
-        self._silence_s = silence_s
+    def __init__(self, *, silence_s: float = SILENCE_S, abandoned_s: float = ABANDONED_S) -> None:
+        self._silence_s, self._abandoned_s = silence_s, abandoned_s
         self._served: dict[str, _Served] = {}
         self._dry_since: float | None = None
 
@@ -108,7 +113,7 @@ class PoolPlugin(SchedulerPlugin):
             settle(served.pool, message)
             return self._left(served, message)
         message = dict(message)  # type: ignore[assignment]
-        deadline = time() + PATIENCE_S
+        deadline = min(time() + PATIENCE_S, served.collected + self._abandoned_s)
         answer = exchange(served.pool, message, worker.nthreads)
         if served.pool.events:
             served.something.set()
@@ -119,6 +124,10 @@ class PoolPlugin(SchedulerPlugin):
             if message["worker"] not in self._scheduler.workers:
                 return self._left(served, message)
             answer = exchange(served.pool, message, worker.nthreads)
+        if not answer and time() - served.collected > self._abandoned_s:
+            # The driver that comes back sends new ones; meanwhile the worker may be given up.
+            served.pool.leave(message["drain"])
+            answer = {"leave": "abandoned"}
         if "leave" in answer:
             served.left.append([message["worker"], answer["leave"]])
         return answer
@@ -137,6 +146,7 @@ class PoolPlugin(SchedulerPlugin):
         if served is None:
             served = self._served[campaign] = _Served(Pool(uuid4().hex[:8], target_s=target_s))
         pool = served.pool
+        served.collected = time()
         for fields in offers:
             offer(pool, fields)
         if offers:
@@ -220,6 +230,7 @@ class _Served:
         self.pool = pool
         self.something = asyncio.Event()  # to be collected
         self.left: list[list[str]] = []  # workers whose drains have ended, and why
+        self.collected = time()  # by the driver
         self.news = False  # workers have come since the last census
         self._changed = asyncio.Event()
         self._waiting = 0

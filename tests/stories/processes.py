@@ -18,7 +18,7 @@ from distributed import Client, LocalCluster
 from stories.work import wait_for
 
 from hepdask_ml.campaign.ledger import read_ledger
-from hepdask_ml.campaign.plugin import NAME, SILENCE_S, PoolPlugin
+from hepdask_ml.campaign.plugin import ABANDONED_S, NAME, SILENCE_S, PoolPlugin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -229,6 +229,8 @@ def drains(client: Client, book: Book) -> dict[str, int]:
     return dict(answer["drains"])
 
 
-def register(client: Client, silence_s: float = SILENCE_S) -> None:
+def register(
+    client: Client, silence_s: float = SILENCE_S, abandoned_s: float = ABANDONED_S
+) -> None:
     """Register the plugin before a driver does, maybe with another patience."""
-    client.register_plugin(PoolPlugin(silence_s=silence_s), NAME)
+    client.register_plugin(PoolPlugin(silence_s=silence_s, abandoned_s=abandoned_s), NAME)

@@ -164,6 +164,23 @@ def test_a_commit_after_its_lease_was_given_away_does_not_count(place: Place) ->
         assert take("two", **good) == {"leave": "closed"}
 
 
+def test_drains_without_work_and_without_a_driver_go_home_and_are_sent_anew(place: Place) -> None:
+    place.scheduler()
+    place.worker()
+    book = Book(place.folder, Rounds(units=1, steps=500, rounds=1))
+    with place.client() as client:
+        register(client, abandoned_s=0.3)
+        client.wait_for_workers(1)
+        driver = place.driver(book)
+        wait_for(lambda: book.done() > 0, "a block")
+        driver.kill()
+        wait_for(
+            lambda: not any(client.processing().values()), "the drain to leave Dask's worker", 30.0
+        )
+        assert place.driver(book).wait() == 0
+    book.check()
+
+
 def test_a_campaign_stopped_in_the_middle_goes_on_with_the_same_workers(place: Place) -> None:
     book = Book(place.folder, Rounds(units=1, steps=10_000, rounds=1))
     place.scheduler()
