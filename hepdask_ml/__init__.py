@@ -4,7 +4,8 @@ A workspace is compiled into frozen arrays (`compile_model`), fitted toy by toy 
 (`CompiledModel.fit`), and asked questions: is this signal excluded (`hypotest`), how much signal
 is excluded (`upper_limit`), is there a signal at all (`discovery`)?  A limit that takes longer is a
 campaign (`toy_limit`): it runs on any Dask cluster, keeps every toy in a ledger, and can be stopped
-and taken up at any moment.  `toy_limit_graph` is the same as a plain Dask graph.
+and taken up at any moment.  `open_site` opens such a cluster, on a batch farm or in the cloud, by
+its name.  `toy_limit_graph` is the same as a plain Dask graph.
 
 Importing this package is cheap: each public name is loaded when it is first used.
 """
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hepdask_ml.campaign.campaign import Campaign, Running, Status
     from hepdask_ml.errors import CampaignError, HepdaskError, InputError, Interrupted, SiteError
+    from hepdask_ml.facility.site import open_site
     from hepdask_ml.inference.hypotest import Discovery, HypoTest, discovery, hypotest
     from hepdask_ml.inference.limit import Limit, upper_limit
     from hepdask_ml.likelihood.compile import compile_model
@@ -46,6 +48,7 @@ __all__ = [
     "compile_model",
     "discovery",
     "hypotest",
+    "open_site",
     "toy_limit",
     "toy_limit_graph",
     "upper_limit",
@@ -69,6 +72,7 @@ _HOMES = {
     "compile_model": "likelihood.compile",
     "discovery": "inference.hypotest",
     "hypotest": "inference.hypotest",
+    "open_site": "facility.site",
     "toy_limit": "limits.campaign",
     "toy_limit_graph": "limits.graph",
     "upper_limit": "inference.limit",

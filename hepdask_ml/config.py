@@ -104,7 +104,82 @@ def _values(text: str) -> tuple[float, ...]:
     return values
 
 
-def _at_least_one(value: int) -> str | None:
+_UNITS_S = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+_CLOCK = re.compile(r"(?:(\d+)-)?(\d+):([0-5]?\d)(?::([0-5]?\d))?")
+_AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)")
+
+
+def parse_duration(text: str) -> float:
+    """Read a duration as batch systems and people write it.
+
+    Parameters
+    ----------
+    text : str
+        ``"HH:MM:SS"``, ``"HH:MM"``, ``"D-HH:MM:SS"``, or a number with ``s``, ``min``, ``h`` or
+        ``d``.
+
+    Returns
+    -------
+    float
+        Seconds.
+
+    Raises
+    ------
+    InputError
+        If it is none of these.
+
+    Examples
+    --------
+    >>> parse_duration("02:00:00"), parse_duration("1-12:00:00"), parse_duration("90 min")
+    (7200.0, 129600.0, 5400.0)
+    """
+    if found := _CLOCK.fullmatch(text.strip()):
+        days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+        return 60.0 * (60 * (24 * days + hours) + minutes) + seconds
+    found = _AMOUNT.fullmatch(text.strip().lower())
+    if found is None or (found[2] or "s") not in _UNITS_S:
+        raise InputError(
+            f"{_shown(text)} is no duration: write it as HH:MM:SS, or as 90 min or 2 h"
+        )
+    return float(found[1]) * _UNITS_S[found[2] or "s"]
+
+
+_BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_BYTES |= {f"{unit}i": 1024**power for power, unit in enumerate("kmgt", 1)}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(|[kmgt]i?)b?")
+
+
+def parse_size(text: str) -> float:
+    """Read an amount of memory or disk.
+
+    Parameters
+    ----------
+    text : str
+        A number with ``kB``, ``MB``, ``GB``, ``TB``, or their powers of 1024, ``KiB`` to ``TiB``.
+
+    Returns
+    -------
+    float
+        Bytes.
+
+    Raises
+    ------
+    InputError
+        If it is none of these.
+
+    Examples
+    --------
+    >>> parse_size("4 GB"), parse_size("512 MiB")
+    (4000000000.0, 536870912.0)
+    """
+    found = _SIZE.fullmatch(text.strip().lower())
+    if found is None:
+        raise InputError(f"{_shown(text)} is no size: write it as 4 GB or 512 MiB")
+    return float(found[1]) * _BYTES[found[2]]
+
+
+def at_least_one(value: float) -> str | None:
+    """Refuse what is less than one: a rule for a field."""
     return None if value >= 1 else "it must be at least one"
 
 
@@ -112,25 +187,46 @@ def _inside(value: float) -> str | None:
     return None if 0.0 < value < 1.0 else "it must lie between 0 and 1"
 
 
-def _filled(value: Sequence[Any]) -> str | None:
+def filled(value: Sequence[Any]) -> str | None:
+    """Refuse what is empty: a rule for a field."""
     return None if value else "it must not be empty"
 
 
-def _one_of(*names: str) -> Callable[[str], str | None]:
+def one_of(*names: str) -> Callable[[str], str | None]:
+    """Make a rule that refuses what is none of these names."""
+
     def refuse(value: str) -> str | None:
         if value in names:
             return None
-        return ": ".join([f"choose from {', '.join(names)}", *_nearest(value, names)])
+        return ": ".join([f"choose from {', '.join(names)}", *nearest(value, names)])
 
     return refuse
 
 
-def _nearest(word: str, names: Sequence[str]) -> list[str]:
-    """Ask whether the name most like a word was meant; nothing where none is like it."""
+def nearest(word: str, names: Sequence[str]) -> list[str]:
+    """Ask whether the name most like a word was meant; nothing where none is like it.
+
+    Parameters
+    ----------
+    word : str
+        What was written.
+    names : sequence of str
+        What there is.
+
+    Returns
+    -------
+    list of str
+        One question, or none.
+
+    Examples
+    --------
+    >>> nearest("slrum", ["local", "slurm"])
+    ['did you mean "slurm"?']
+    """
     # People mix up case and hyphens first; half of the letters right is "cl" with one wrong.
     spelt = {name.casefold().replace("-", "_"): name for name in names}
     given = word.casefold().replace("-", "_")
-    alike = get_close_matches(given, spelt, n=len(spelt), cutoff=0.5)
+    alike = get_close_matches(given, spelt, n=len(spelt) or 1, cutoff=0.5)
     nearest = sorted(alike, key=lambda name: _edits(given, name))[:1]
     return [f'did you mean "{spelt[name]}"?' for name in nearest]
 
@@ -157,7 +253,7 @@ class ModelSettings:
         Parameter of interest; the measurement's if None.
     """
 
-    workspace: str = field(metadata={"rule": _filled, "path": True})
+    workspace: str = field(metadata={"rule": filled, "path": True})
     patch: tuple[str, ...] = field(
         default=(), metadata={"text": lambda text: (text,), "form": "one text", "path": True}
     )
@@ -165,7 +261,7 @@ class ModelSettings:
     poi: str | None = None
 
     def __post_init__(self) -> None:
-        _settle(self)
+        settle(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,19 +289,19 @@ class LimitSettings:
     """
 
     precision: float | None = field(default=None, metadata={"rule": _inside})
-    max_toys: int | None = field(default=None, metadata={"rule": _at_least_one})
+    max_toys: int | None = field(default=None, metadata={"rule": at_least_one})
     scan: tuple[float, ...] | None = field(
         default=None,
-        metadata={"rule": _filled, "text": parse_scan, "form": "the text LO:HI:N or auto"},
+        metadata={"rule": filled, "text": parse_scan, "form": "the text LO:HI:N or auto"},
     )
-    toys: int | None = field(default=None, metadata={"rule": _at_least_one})
+    toys: int | None = field(default=None, metadata={"rule": at_least_one})
     cl: float = field(default=0.95, metadata={"rule": _inside})
-    test_statistic: str = field(default="qtilde", metadata={"rule": _one_of(*TEST_STATISTICS)})
+    test_statistic: str = field(default="qtilde", metadata={"rule": one_of(*TEST_STATISTICS)})
     seed: int = 1
-    starts: int = field(default=8, metadata={"rule": _at_least_one})
+    starts: int = field(default=8, metadata={"rule": at_least_one})
 
     def __post_init__(self) -> None:
-        _settle(self)
+        settle(self)
         if self.toys is not None and self.scan is None:
             raise InputError(f"toys is {self.toys} without a scan: give a scan or drop the toys")
 
@@ -220,20 +316,20 @@ class SiteSettings:
         Kind of the site.
     workers : int or None
         Workers; the kind's default if None.
-    threads : int
-        Threads of each worker.
+    threads : int or None
+        Threads of each worker; the kind's default if None.
     options : mapping
         What the kind takes beside; it is handed over as it is.
     """
 
-    kind: str = field(default="local", metadata={"rule": _filled})
-    workers: int | None = field(default=None, metadata={"rule": _at_least_one})
-    threads: int = field(default=1, metadata={"rule": _at_least_one})
+    kind: str = field(default="local", metadata={"rule": filled})
+    workers: int | None = field(default=None, metadata={"rule": at_least_one})
+    threads: int | None = field(default=None, metadata={"rule": at_least_one})
     # A plain dictionary travels to workers, which a read-only view does not; it has no hash.
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        _settle(self)
+        settle(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,17 +352,17 @@ class Settings:
         Folder for the results.
     """
 
-    kind: str = field(metadata={"rule": _one_of(*KINDS)})
+    kind: str = field(metadata={"rule": one_of(*KINDS)})
     model: ModelSettings
-    ledger: str = field(metadata={"rule": _filled, "path": True})
+    ledger: str = field(metadata={"rule": filled, "path": True})
     limit: LimitSettings = field(default_factory=LimitSettings)
     site: SiteSettings = field(
         default_factory=SiteSettings, metadata={"text": SiteSettings, "form": "the name of a kind"}
     )
-    output: str | None = field(default=None, metadata={"rule": _filled, "path": True})
+    output: str | None = field(default=None, metadata={"rule": filled, "path": True})
 
     def __post_init__(self) -> None:
-        _settle(self)
+        settle(self)
 
 
 def read_settings(path: str | Path) -> Settings:
@@ -294,7 +390,7 @@ def read_settings(path: str | Path) -> Settings:
     0.05
     """
     place = Path(path)
-    settings = _record(Settings, _document(place), f"{place}: ")
+    settings = record_of(Settings, _document(place), f"{place}: ")
     return _located(settings, place.parent.absolute(), f"{place}: ")
 
 
@@ -321,16 +417,37 @@ def read_site(path: str | Path) -> SiteSettings:
     >>> read_site("configs/sites/local.yaml").workers
     2
     """
-    return _record(SiteSettings, _document(Path(path)), f"{path}: ")
+    return record_of(SiteSettings, _document(Path(path)), f"{path}: ")
 
 
-def _record(kind: type[Record], mapping: Mapping[Any, Any], where: str) -> Record:
-    """Make a record of a mapping; ``where`` goes in front of whatever is wrong with it."""
+def record_of(kind: type[Record], mapping: Mapping[Any, Any], where: str) -> Record:
+    """Make a record of a mapping.
+
+    Parameters
+    ----------
+    kind : type
+        A frozen dataclass that settles itself.
+    mapping : mapping
+        Values of its fields by name.
+    where : str
+        Goes in front of whatever is wrong with it.
+
+    Returns
+    -------
+    Record
+        The record.
+
+    Raises
+    ------
+    InputError
+        If a key is no field, a needed one is missing, or a value is wrong.
+    """
     settings = {setting.name: setting for setting in fields(kind)}
     for key in mapping:
         if key not in settings:
-            near = _nearest(str(key), list(settings))
-            advice = near[0] if near else f"choose from {', '.join(settings)}"
+            near = nearest(str(key), list(settings))
+            choice = f"choose from {', '.join(settings)}" if settings else "leave it out"
+            advice = near[0] if near else choice
             raise InputError(f"{where}{key} is no setting: {advice}")
     for name, setting in settings.items():
         needed = setting.default is MISSING and setting.default_factory is MISSING
@@ -342,8 +459,19 @@ def _record(kind: type[Record], mapping: Mapping[Any, Any], where: str) -> Recor
         raise InputError(f"{where}{error}") from None
 
 
-def _settle(record: DataclassInstance) -> None:
-    """Bring the values of a new record to the types of its fields, and hold them to their rules."""
+def settle(record: DataclassInstance) -> None:
+    """Bring the values of a new record to the types of its fields, and hold them to their rules.
+
+    Parameters
+    ----------
+    record : dataclass
+        A frozen one; call this in its ``__post_init__``.
+
+    Raises
+    ------
+    InputError
+        If a value is wrong.
+    """
     hints = get_type_hints(type(record))
     for setting in fields(record):
         value = _settled(setting, getattr(record, setting.name), hints[setting.name])
@@ -373,7 +501,7 @@ def _converted(key: str, value: Any, hint: Any, form: str | None = None) -> Any:
     if is_dataclass(kind) and isinstance(kind, type):
         if isinstance(value, kind):
             return value
-        return _record(kind, _mapping(key, value, form), f"{key}.")
+        return record_of(kind, _mapping(key, value, form), f"{key}.")
     origin = get_origin(kind)
     if origin is Mapping:
         return dict(_mapping(key, value, form))
@@ -539,3 +667,36 @@ def _fault(error: Exception, text: str) -> str:
     else:
         return " ".join(str(error).split()) or type(error).__name__
     return f"line {line + 1}, column {column + 1}: {reason}"
+
+
+def parse_value(text: str) -> Any:
+    """Read a value as it would stand behind its key in a YAML file.
+
+    Parameters
+    ----------
+    text : str
+        The value; empty for none.
+
+    Returns
+    -------
+    Any
+        Text, a number, true or false, None, a list or a mapping.
+
+    Raises
+    ------
+    InputError
+        If it is not YAML.
+
+    Examples
+    --------
+    >>> parse_value("4"), parse_value("01:00:00"), parse_value("[a, b]"), parse_value("")
+    (4, '01:00:00', ['a', 'b'], None)
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except RecursionError:
+        raise InputError(f"{_shown(text)} is nested too deeply: a few levels are enough") from None
+    except (yaml.YAMLError, ValueError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"{_shown(text)} is not YAML ({_fault(error, text)}): put it in quotes"
+        ) from None

@@ -25,9 +25,13 @@ from hepdask_ml.config import (
     ModelSettings,
     Settings,
     SiteSettings,
+    nearest,
+    parse_duration,
     parse_scan,
+    parse_size,
     read_settings,
     read_site,
+    record_of,
 )
 from hepdask_ml.errors import InputError
 
@@ -468,7 +472,7 @@ class Switch:
     on: bool = False
 
     def __post_init__(self) -> None:
-        config._settle(self)
+        config.settle(self)
 
 
 def test_truth_is_no_number() -> None:
@@ -611,7 +615,7 @@ def test_example_of_a_site_mentions_every_setting(tmp_path: Path) -> None:
     assert read_site(LOCAL) == SiteSettings("local", workers=2)
     path = tmp_path / "local.yaml"
     path.write_text(uncommented(LOCAL), encoding="utf-8")
-    assert read_site(path) == SiteSettings("local", workers=2)
+    assert read_site(path) == SiteSettings("local", workers=2, threads=1)
     assert flattened(yaml.safe_load(path.read_text(encoding="utf-8"))) == dotted(SiteSettings)
 
 
@@ -625,3 +629,90 @@ def test_messages_name_the_file_as_it_was_given(
     assert str(caught.value) == (
         'toy-limit.yaml: limit.precisio is no setting: did you mean "precision"?'
     )
+
+
+# Durations, sizes, names.
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("02:00:00", 7200.0),
+        ("2:00", 7200.0),
+        ("0:00:01", 1.0),
+        ("1-12:00:00", 129600.0),
+        ("1-00:30", 88200.0),
+        ("100:00:00", 360000.0),
+        ("90", 90.0),
+        ("90 s", 90.0),
+        (" 1.5h ", 5400.0),
+        ("10 Min", 600.0),
+        ("10m", 600.0),
+        ("2 d", 172800.0),
+    ],
+)
+def test_duration_is_read(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "1:60:00", "1:00:60", "-5", "1 week", "1:2:3:4", "h"])
+def test_text_that_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="is no duration: write it as HH:MM:SS"):
+        parse_duration(text)
+
+
+@given(seconds=st.integers(0, 10**8))
+def test_clock_is_read_as_it_is_written(seconds: int) -> None:
+    minutes, rest = divmod(seconds, 60)
+    hours, minute = divmod(minutes, 60)
+    assert parse_duration(f"{hours}:{minute:02d}:{rest:02d}") == seconds
+    days, hour = divmod(hours, 24)
+    assert parse_duration(f"{days}-{hour:02d}:{minute:02d}:{rest:02d}") == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("4 GB", 4e9),
+        ("4gb", 4e9),
+        ("4G", 4e9),
+        ("512 MiB", 512 * 2**20),
+        ("1.5 TiB", 1.5 * 2**40),
+        ("2 kB", 2000.0),
+        ("100", 100.0),
+        ("100 B", 100.0),
+    ],
+)
+def test_size_is_read(text: str, size: float) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "much", "4 GBit", "-4 GB", "4 PB", "1,5 GB"])
+def test_text_that_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="is no size: write it as 4 GB or 512 MiB"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("word", "names", "found"),
+    [
+        ("Slurm", ["local", "slurm"], ['did you mean "slurm"?']),
+        ("cern-lxbatch", ["cern_lxbatch"], ['did you mean "cern_lxbatch"?']),
+        ("xyz", ["local", "slurm"], []),
+        ("anything", [], []),
+    ],
+)
+def test_nearest_name(word: str, names: list[str], found: list[str]) -> None:
+    assert nearest(word, names) == found
+
+
+@dataclass(frozen=True)
+class Nothing:
+    def __post_init__(self) -> None:
+        config.settle(self)
+
+
+def test_record_without_settings_takes_none() -> None:
+    assert record_of(Nothing, {}, "options.") == Nothing()
+    with pytest.raises(InputError, match=r"options\.gpus is no setting: leave it out"):
+        record_of(Nothing, {"gpus": 1}, "options.")

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 from unittest import SkipTest
 
 import pytest
 from distributed import Client, LocalCluster
+from made_up_slurm import simulated_slurm
 
 from hepdask_ml.config import SiteSettings
 from hepdask_ml.errors import InputError
@@ -49,6 +51,28 @@ class TestSchedulerSite(SiteContract):
 
     def site(self, **options: Any) -> Site:
         return site(SiteSettings("scheduler", options={"address": self.address, **options}))
+
+
+class TestBatchSite(SiteContract):
+    """Over a simulated Slurm, whose jobs are processes of this machine."""
+
+    folder: ClassVar[Path]
+
+    @pytest.fixture(autouse=True)
+    def _simulated(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        type(self).folder = tmp_path
+        with simulated_slurm(tmp_path, monkeypatch):
+            yield
+
+    def site(self, **options: Any) -> Site:
+        plain = {
+            "shared": str(self.folder / "shared"),
+            "logs": str(self.folder / "logs"),
+            "host": "127.0.0.1",
+            "worker_options": ["--host", "127.0.0.1"],
+            "memory": "500 MB",
+        }
+        return site("slurm", workers=1, threads=2, **{**plain, **options})
 
 
 class TestInProcess(SiteContract):
