@@ -9,10 +9,13 @@ from pathlib import Path
 from time import sleep
 from typing import TYPE_CHECKING, Any, cast
 
-from hepdask_ml.errors import InputError, Interrupted, late
+from hepdask_ml.errors import CampaignError, InputError, Interrupted, late
 
 WATCH_S = 2.0
 """Time between two looks into a ledger."""
+
+LEAVE_S = 20.0
+"""Time in seconds before the end of the driver's own job at which it stops."""
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,13 +54,15 @@ def limit(options: Mapping[str, Any]) -> Limit | None:
     return run(campaign, _site_asked(options), options["threads"], quiet=options["quiet"])
 
 
-def configured(path: str, *, quiet: bool) -> tuple[Limit, Path | None]:
+def configured(path: str, changes: Sequence[str] = (), *, quiet: bool) -> tuple[Limit, Path | None]:
     """Run the campaign that a file describes.
 
     Parameters
     ----------
     path : str
         YAML file.
+    changes : sequence of str
+        ``NAME=VALUE`` for its site.
     quiet : bool
         Show no progress.
 
@@ -88,7 +93,8 @@ def configured(path: str, *, quiet: bool) -> tuple[Limit, Path | None]:
         measurement=settings.model.measurement,
         patch=list(settings.model.patch),
     )
-    return run(campaign, settings.site, None, quiet=quiet), output
+    place = late("facility.site").settled(settings.site, **late("ui.sites").overrides(changes))
+    return run(campaign, place, None, quiet=quiet), output
 
 
 def run(
@@ -116,12 +122,15 @@ def run(
     ------
     Interrupted
         If it was interrupted; the message tells what is kept.
+    CampaignError
+        If the walltime of this process's own job is near, likewise.
     """
     in_memory = campaign.path == late("campaign.ledger").MEMORY
     campaign.check()
     if campaign.finished:
         return campaign.results()
     faults: dict[str, None] = {}
+    end = late("facility.node").end()
     # What goes wrong is said in a sentence; Dask would tell it in tracebacks.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     try:
@@ -130,6 +139,8 @@ def run(
             def watch(ledger: Ledger, status: Status) -> None:
                 progress(ledger, status)
                 faults.update(dict.fromkeys(status.faults))
+                if not in_memory and end.left() < LEAVE_S:
+                    raise Interrupted("the walltime is near")
 
             if place is None and in_memory:
                 processors = late("likelihood.fit").available_processors()
@@ -137,6 +148,13 @@ def run(
             settings = place or late("config").SiteSettings(workers=threads)
             with late("facility.site").site(settings).open() as client:
                 return cast("Limit", campaign.run(client, watch=watch))
+    except Interrupted:
+        # Nobody has pressed Ctrl-C: for the batch system the job has failed.
+        kept = campaign.status().progress.done
+        raise CampaignError(
+            f"the walltime is near: {kept:,} toys are in {campaign.path}, the same command again "
+            "goes on"
+        ) from None
     except KeyboardInterrupt:
         if in_memory:
             raise Interrupted("interrupted before the end: there is no result") from None
@@ -244,16 +262,19 @@ def merge(out: str, sources: Sequence[str], *, as_json: bool) -> None:
 
 def _site_asked(options: Mapping[str, Any]) -> SiteSettings | None:
     """Give the settings of the place that --site or --scheduler name."""
-    config = late("config")
-    site, address = options["site"], options["scheduler"]
-    if site is not None and address is not None:
+    place, address = options["site"], options["scheduler"]
+    changes = late("ui.sites").overrides(options["option"])
+    if place is not None and address is not None:
         raise InputError("--site and --scheduler name two places: give one of them")
-    if address is not None:
-        kind, workers, more = "scheduler", None, {"address": address}
-    elif site is None:
+    if place is None and address is None:
+        if changes:
+            raise InputError("-O changes a site: name one with --site")
         return None
-    elif Path(site).suffix in {".yaml", ".yml"} or Path(site).is_file():
-        return cast("SiteSettings", config.read_site(site))
-    else:
-        kind, workers, more = site, options["threads"], {}
-    return cast("SiteSettings", config.SiteSettings(kind=kind, workers=workers, options=more))
+    if place is not None and options["threads"] is not None:
+        changes.setdefault("workers", options["threads"])
+    settled = late("facility.site").settled
+    if address is not None:
+        config = late("config")
+        scheduler = config.SiteSettings("scheduler", options={"address": address})
+        return cast("SiteSettings", settled(scheduler, **changes))
+    return cast("SiteSettings", settled(place, **changes))

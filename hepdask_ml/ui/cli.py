@@ -7,7 +7,11 @@ shown with ``--debug`` only.
 
 from __future__ import annotations
 
+import functools
+import signal
 import sys
+import threading
+from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -19,7 +23,7 @@ from hepdask_ml.errors import HepdaskError, InputError, Interrupted, late
 from hepdask_ml.ui import campaigns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from hepdask_ml.likelihood.model import CompiledModel
 
@@ -68,6 +72,36 @@ class _Program(click.Group):
                 "report what it prints",
                 1,
             ) from None
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM act like Ctrl-C: batch systems send it some seconds before they kill."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        # Some send it several times, and once is enough.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command that takes long end in order when a batch system ends it."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        with _terminated_as_interrupted():
+            command(*args, **kwargs)
+
+    return run
 
 
 def _keep_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
@@ -152,6 +186,15 @@ def _shared_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+_CHANGES = click.option(
+    "-O",
+    "--option",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Change the site: workers, threads, or an option, as in -O queue=short; may be repeated.",
+)
+
+
 @click.group(
     cls=_Program,
     context_settings={"max_content_width": 100},
@@ -205,11 +248,13 @@ def main() -> None:
 @click.option(
     "--site",
     metavar="NAME|FILE",
-    help="Run the campaign there: local, or a YAML file that describes a site.",
+    help="Run the campaign there: a name that `hepdask-ml site list` shows, or a YAML file.",
 )
+@_CHANGES
 @click.option(
     "--dry-run", is_flag=True, help="Show the plan of the campaign and what it will cost; stop."
 )
+@_stoppable
 def limit(
     scan: list[float] | None,
     cl: float,
@@ -254,6 +299,7 @@ def limit(
 @click.option(
     "--mu", type=float, required=True, help="Value of the parameter of interest to be tested."
 )
+@_stoppable
 def hypotest(mu: float, output: Path | None, **options: Any) -> None:
     """Test whether WORKSPACE excludes one signal strength, with toys.
 
@@ -283,10 +329,12 @@ _SHOW_TRACEBACK = click.option(
 
 @main.command()
 @click.argument("config")
+@_CHANGES
 @_JSON
 @_QUIET
 @_SHOW_TRACEBACK
-def run(config: str, as_json: bool, quiet: bool) -> None:
+@_stoppable
+def run(config: str, option: tuple[str, ...], as_json: bool, quiet: bool) -> None:
     """Run the campaign that CONFIG describes, a YAML file; run it again to go on with it.
 
     \b
@@ -294,11 +342,69 @@ def run(config: str, as_json: bool, quiet: bool) -> None:
       hepdask-ml run configs/toy-limit.yaml
     """  # noqa: D301
     started = perf_counter()
-    found, folder = campaigns.configured(config, quiet=quiet)
+    found, folder = campaigns.configured(config, option, quiet=quiet)
     _answer({"as_json": as_json}, found.to_json(), "limit_view", found)
     if folder is not None:
         seconds = perf_counter() - started
         _list_files(late("ui.files").write_limit(found, folder, seconds=seconds))
+
+
+@main.command()
+@click.argument("config")
+@click.option(
+    "--site",
+    "place",
+    metavar="NAME|FILE",
+    help="Submit to the batch system of this site; by default that of the campaign.",
+)
+@click.option("--walltime", metavar="TIME", help="Time for the driver; 24 h by default.")
+@click.option("--queue", metavar="NAME", help="Queue or partition.")
+@click.option("--account", metavar="NAME", help="Account or project that is charged.")
+@click.option("--memory", metavar="SIZE", help="Memory for the driver; 2 GB by default.")
+@click.option("--nodes", type=click.IntRange(min=1), metavar="N", help="Nodes of an allocation.")
+@_CHANGES
+@click.option(
+    "--chain",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Submit N jobs, each of which waits for the end of the one before and goes on.",
+)
+@click.option("--after", metavar="JOB", help="Wait for the end of this job.")
+@click.option("--dry-run", is_flag=True, help="Show what it would submit, and stop.")
+@_JSON
+@_SHOW_TRACEBACK
+def submit(
+    config: str,
+    place: str | None,
+    option: tuple[str, ...],
+    chain: int,
+    after: str | None,
+    dry_run: bool,
+    as_json: bool,
+    **asked: Any,
+) -> None:
+    """Run the campaign of CONFIG as a batch job, so that this session may end.
+
+    The job runs `hepdask-ml run CONFIG`. Workers are found as CONFIG says: as jobs of their own,
+    as processes of the same job, or on all nodes of an allocation.
+
+    \b
+    Examples:
+      hepdask-ml submit my.yaml --walltime 48h --queue long
+      hepdask-ml submit my.yaml --site slurm --walltime 10min --chain 6 --dry-run
+    """  # noqa: D301
+    late("ui.submit").submit(
+        config,
+        place,
+        option,
+        asked,
+        chain=chain,
+        after=after,
+        dry_run=dry_run,
+        as_json=as_json,
+    )
 
 
 @main.command()
@@ -357,6 +463,97 @@ def merge(out: str, ledgers: tuple[str, ...], as_json: bool) -> None:
       hepdask-ml merge all.ledger monday.ledger tuesday.ledger
     """  # noqa: D301
     campaigns.merge(out, ledgers, as_json=as_json)
+
+
+def _parse_duration(_: click.Context, __: click.Parameter, value: str) -> float:
+    try:
+        return float(late("config").parse_duration(value))
+    except InputError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+@main.group()
+def site() -> None:
+    """List the places to run, look at one, or try whether it works.
+
+    \b
+    Example:
+      hepdask-ml site check slurm -O queue=short
+    """  # noqa: D301
+
+
+@site.command("list")
+@_JSON
+@_SHOW_TRACEBACK
+def list_sites(as_json: bool) -> None:
+    """List the sites that have a name.
+
+    \b
+    Example:
+      hepdask-ml site list
+    """  # noqa: D301
+    late("ui.sites").list_sites(as_json=as_json)
+
+
+@site.command("show")
+@click.argument("place", metavar="NAME|FILE")
+@_CHANGES
+@click.option("--dry-run", is_flag=True, help="Show what it would submit instead.")
+@_JSON
+@_SHOW_TRACEBACK
+def show_site(place: str, option: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
+    """Show the settings of a site, and where each of them comes from.
+
+    \b
+    Examples:
+      hepdask-ml site show cern-lxbatch
+      hepdask-ml site show slurm -O queue=short -O walltime=01:00:00 --dry-run
+    """  # noqa: D301
+    late("ui.sites").show_site(place, option, dry_run=dry_run, as_json=as_json)
+
+
+@site.command("check")
+@click.argument("place", metavar="NAME|FILE")
+@_CHANGES
+@click.option(
+    "--timeout",
+    default="10min",
+    show_default=True,
+    callback=_parse_duration,
+    metavar="TIME",
+    help="Wait so long for the worker: 90s, 10min, 2h or HH:MM:SS.",
+)
+@click.option("--dry-run", is_flag=True, help="Show what it would submit, and stop.")
+@_JSON
+@_QUIET
+@_SHOW_TRACEBACK
+@_stoppable
+def check_site(
+    place: str,
+    option: tuple[str, ...],
+    timeout: float,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Start one worker of a site for real, and say what it sees and what is wrong.
+
+    It looks at versions on both sides, processors, memory, GPUs, the walltime, scratch, and the
+    network between worker and scheduler.  The exit code is 0 if the site works, and 1 if not.
+
+    \b
+    Examples:
+      hepdask-ml site check local
+      hepdask-ml site check slurm -O queue=short -O gpus=1 --timeout 1h
+    """  # noqa: D301
+    sites = late("ui.sites")
+    if dry_run:
+        made, settings = sites.one_worker(place, option)
+        sites.show_script(made, settings, place, as_json=as_json)
+        return
+    found = sites.check_site(place, option, timeout, as_json=as_json, quiet=quiet)
+    if not found.ok:
+        raise _Failure(found.sentence, 1)
 
 
 def _ask(module: str, question: str, options: dict[str, Any], **more: Any) -> Any:

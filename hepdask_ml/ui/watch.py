@@ -7,6 +7,7 @@ only, so that watching takes a tenth of the driver's time at most.
 
 from __future__ import annotations
 
+import logging
 import sys
 from dataclasses import dataclass
 from html import escape
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
     from hepdask_ml.campaign.campaign import Status
     from hepdask_ml.campaign.ledger import Ledger
     from hepdask_ml.inference.limit import Limit
+
+SITES = "hepdask_ml.facility"
+"""Logger of the sites."""
 
 EVERY_S = 2.0
 """Time between two looks at the limits, at least."""
@@ -113,6 +117,7 @@ class CampaignProgress:
             disable=quiet or not console.is_terminal,
         )
         self._task = self._bar.add_task("1", total=1, visible=False)
+        self._notes = _Notes(console)
         self._rounds = _Rounds()
         self._throttle = _Throttle()
         self._limit: Limit | None = None
@@ -144,7 +149,9 @@ class CampaignProgress:
         )
 
     def __enter__(self) -> CampaignProgress:
+        logging.getLogger(SITES).addHandler(self._notes)
         if not self._bar.disable:
+            logging.getLogger(SITES).setLevel(logging.INFO)
             self._bar.start()
         return self
 
@@ -156,6 +163,19 @@ class CampaignProgress:
     ) -> None:
         if not self._bar.disable:
             self._bar.stop()
+        logging.getLogger(SITES).removeHandler(self._notes)
+
+
+class _Notes(logging.Handler):
+    """Prints what a site tells, above the bar."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        style = "yellow" if record.levelno >= logging.WARNING else "dim"
+        self._console.print(Text(record.getMessage(), style))
 
 
 class _Bar(Progress):
