@@ -86,6 +86,16 @@ def package(session: nox.Session) -> None:
 
 
 @nox.session
+def slurm(session: nox.Session) -> None:
+    """Install Slurm and Grid Engine (Debian, root), and run campaigns on them, on loopback."""
+    session.install("-e.[test]")
+    for system in ("slurm", "sge"):
+        session.run(f"tests/batch/{system}.sh", "packages", external=True)
+    real = {"HEPDASK_ML_REAL": "1"}
+    session.run("pytest", "-m", "slurm or sge", *session.posargs, env=real)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure toys per second and memory: one table, with the ratios to the other tools."""
     session.install("-e.[test]", *nox.project.dependency_groups(PYPROJECT, "bench"))
