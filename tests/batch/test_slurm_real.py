@@ -113,12 +113,14 @@ def test_slurm_real_jobs_that_end_at_once_are_not_repeated_for_ever(
     assert said.endswith('ended without a worker: "this node is broken"')
 
 
-def test_slurm_real_jobs_get_processors_and_graphics_processors(
-    slurm: Slurm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("workers_per_job", [1, 2])
+def test_slurm_real_each_worker_sees_a_graphics_processor_of_its_own(
+    slurm: Slurm, tmp_path: Path, workers_per_job: int
 ) -> None:
     with open_site(
         "slurm",
         workers=2,
+        workers_per_job=workers_per_job,
         gpus=1,
         gpu_type="toy",
         memory="300 MB",
@@ -133,7 +135,10 @@ def test_slurm_real_jobs_get_processors_and_graphics_processors(
         names = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "OF_MY_OWN")
         found = client.run(lambda: [os.environ.get(name) for name in names])
         assert [values[1:] for values in found.values()] == [["1", "two words"]] * 2
-        assert {values[0] for values in found.values()} <= {"0", "1"}
+        seen = [values[0] for values in found.values()]
+        assert set(seen) <= {"0", "1"}
+        assert len(slurm.jobs()) == 2 / workers_per_job
+        assert workers_per_job == 1 or set(seen) == {"0", "1"}
         task = client.submit(os.getpid, resources={"GPU": 1}, pure=False)
         assert task.result(timeout=30) > 0
     wait_for(lambda: not slurm.jobs(), "the jobs to be cancelled")

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from distributed import Client
 from stories.work import wait_for
 
 from hepdask_ml.errors import InputError, SiteError
-from hepdask_ml.facility.cuda import Gpu, gpu_cluster, gpus
+from hepdask_ml.facility.cuda import Gpu, dask_setup, gpu_cluster, gpus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -154,3 +155,36 @@ def test_asked_for_and_absent_is_an_error_and_never_a_run_on_the_processor() -> 
 def test_other_numbers_of_workers_are_refused() -> None:
     with pytest.raises(InputError, match="workers is 3 and gpus is 2: there is one worker for"):
         gpu_cluster(2, workers=3)
+
+
+@dataclass
+class OneOfSeveral:
+    """What a nanny tells of its worker."""
+
+    name: str
+    resources: dict[str, float]
+    env: dict[str, str] = field(default_factory=dict)
+
+
+def masked(name: str, number: int) -> str:
+    nanny: Any = OneOfSeveral(name, {"GPU": float(number)})
+    dask_setup(nanny)
+    return cast("str", nanny.env["CUDA_VISIBLE_DEVICES"])
+
+
+def test_workers_of_one_job_share_what_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-bbbb,5,6")
+    assert [masked(f"job-7-{i}", 2) for i in (0, 1)] == ["3,GPU-bbbb", "5,6"]
+
+
+def test_cuda_sim_workers_share_all_devices_where_none_were_given(driver_sim: Driver) -> None:
+    driver_sim()
+    assert [masked(f"job-{i}", 1) for i in (0, 1, 2)] == ["0", "1", "2"]
+
+
+def test_a_worker_without_its_devices_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(
+        SiteError, match="worker job-1 has 0 of 1 GPUs: CUDA_VISIBLE_DEVICES is '0'"
+    ):
+        masked("job-1", 1)
