@@ -27,9 +27,9 @@ from distributed import Client, Scheduler
 
 from hepdask_ml.config import at_least_one, filled, one_of
 from hepdask_ml.errors import InputError, SiteError
-from hepdask_ml.facility.batch import _cluster, _ports, _security, _words
-from hepdask_ml.facility.jobs import DEATH_S, THREADS, _end_of, _python, _tls_words
+from hepdask_ml.facility.jobs import DEATH_S, THREADS, last_line, python_command, tls_words
 from hepdask_ml.facility.node import end
+from hepdask_ml.facility.scheduler import certificates, cut_off, port_range, started, worker_words
 from hepdask_ml.facility.session import held
 from hepdask_ml.facility.systems import SYSTEMS, BatchOptions
 
@@ -121,8 +121,8 @@ class AllocationSite:
             raise InputError(
                 "the site allocation has no folder that its nodes see: name one as options.shared"
             )
-        _ports(self.options.ports)
-        _ports(self.options.scheduler_ports)
+        port_range(self.options.ports)
+        port_range(self.options.scheduler_ports)
 
     def script(self) -> str:
         """Give the command that starts the workers.
@@ -134,7 +134,7 @@ class AllocationSite:
         """
         launcher = self.options.launcher
         words = _launched(self, "srun" if launcher == ("auto",) else None, self.workers or "TASKS")
-        worker = _worker(self, _words(self.options, Path("SESSION")), None)
+        worker = _worker(self, worker_words(self.options, Path("SESSION")), None)
         return f"{shlex.join(words)} bash -c {shlex.quote(worker)}\n"
 
     @contextmanager
@@ -159,18 +159,18 @@ class AllocationSite:
         job = next((os.environ[name] for name in JOB_IDS if name in os.environ), uuid4().hex[:8])
         with ExitStack() as ending:
             session = ending.enter_context(held(parent, f"allocation-{job}"))
-            security = _security(self.options, session)
-            cluster = ending.enter_context(_cluster(self.options, security))
+            security = certificates(self.options, session)
+            cluster = ending.enter_context(started(self.options, security))
             session.announce(cluster.scheduler_address)
             client = ending.enter_context(Client(cluster))  # type: ignore[no-untyped-call]
             worker = _worker(
                 self,
-                _words(self.options, session.folder),
+                worker_words(self.options, session.folder),
                 workers if kind == "local" else None,
             )
             log = _log(self.options, job)
             command = [*_launched(self, kind, workers), "bash", "-c", worker]
-            launcher = Launcher(command, log, lambda: _close(cluster))
+            launcher = Launcher(command, log, lambda: cut_off(cluster))
             ending.callback(lambda: launcher.end(patient=_part(cluster)))
             launcher.start()
             try:
@@ -266,7 +266,7 @@ class Launcher:
             if process.poll() is None:
                 continue
             failures = failures + 1 if monotonic() - began < QUICK_S else 0
-            said = _last_line(self._log) or "it printed nothing"
+            said = last_line(self._log) or "it printed nothing"
             LOG.warning("%s ended with %s: %s", self._command[0], process.returncode, said)
             if failures >= FAILURES:
                 self.error = SiteError(
@@ -402,10 +402,12 @@ def _worker(site: AllocationSite, found: Mapping[str, Any], number: int | None) 
         *([f"--interface {options.interface}"] if options.interface else []),
         *([f"--worker-port {options.ports} --nanny-port {options.ports}"] if options.ports else []),
         *([f"--resources GPU={options.gpus}"] if options.gpus else []),
-        *([] if security is None else ["--protocol tls", *_tls_words(security)]),
+        *([] if security is None else ["--protocol tls", *tls_words(security)]),
         *map(shlex.quote, options.worker_options),
     ]
-    run = f"exec {_python('slurm', options)} -m distributed.cli.dask_worker {' '.join(words)}"
+    run = (
+        f"exec {python_command('slurm', options)} -m distributed.cli.dask_worker {' '.join(words)}"
+    )
     return "; ".join([f"export {exports}", *options.setup, run])
 
 
@@ -416,11 +418,6 @@ def _log(options: AllocationOptions, job: str) -> Path:
     except OSError as error:
         raise SiteError(f"options.logs cannot be made at {folder}: {error.strerror}") from None
     return folder / f"allocation-{job}.log"
-
-
-def _last_line(path: Path) -> str:
-    said = [line.strip() for line in _end_of(path).splitlines() if line.strip()]
-    return said[-1][:300] if said else ""
 
 
 def _part(cluster: SpecCluster) -> bool:
@@ -443,8 +440,3 @@ def _part(cluster: SpecCluster) -> bool:
         LOG.warning("the workers could not be told to end: %s", error)
         return False
     return True
-
-
-def _close(cluster: SpecCluster) -> None:
-    """Break the connections, so that nobody waits for workers in vain."""
-    cluster.sync(cast("Scheduler", cluster.scheduler).close)  # type: ignore[no-untyped-call]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import logging
-import socket
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,20 +10,19 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
-from distributed import Client, Scheduler, SpecCluster
-from distributed.utils import get_ip, get_ip_interface
+from distributed import Client
 
-from hepdask_ml.errors import HepdaskError, InputError, SiteError
+from hepdask_ml.errors import HepdaskError, InputError
 from hepdask_ml.facility.jobs import Jobs
 from hepdask_ml.facility.keeper import Crowd, Keeper, KeeperThread
-from hepdask_ml.facility.security import CERTIFICATE, KEY, configured, of_files, temporary
-from hepdask_ml.facility.session import SCHEDULER_FILE, Session, held
+from hepdask_ml.facility.scheduler import certificates, cut_off, port_range, started, worker_words
+from hepdask_ml.facility.session import Session, held
 from hepdask_ml.facility.systems import BatchOptions, State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
-    from distributed import Security
+    from distributed import Scheduler, SpecCluster
 
     from hepdask_ml.facility.systems import Listed
 
@@ -68,8 +65,8 @@ class BatchSite:
                 f"the site {self.system} has no folder that the nodes see, too: name one as "
                 "options.shared"
             )
-        _ports(self.options.ports)
-        _ports(self.options.scheduler_ports)
+        port_range(self.options.ports)
+        port_range(self.options.scheduler_ports)
 
     def script(self) -> str:
         """Give the script of one job, as it would be submitted.
@@ -79,7 +76,7 @@ class BatchSite:
         str
             The script; what is known only when the site is opened is in capital letters.
         """
-        words = _words(self.options, Path("SESSION"))
+        words = worker_words(self.options, Path("SESSION"))
         return Jobs(self.system, self.threads, self.options).script("WORKER", **words)
 
     @contextmanager
@@ -100,11 +97,11 @@ class BatchSite:
         parent = Path(self.options.shared or _PRIVATE).expanduser()
         with ExitStack() as ending:
             session = ending.enter_context(held(parent, f"{self.system}-{jobs.digest}"))
-            security = _security(self.options, session)
-            cluster = ending.enter_context(_cluster(self.options, security))
+            security = certificates(self.options, session)
+            cluster = ending.enter_context(started(self.options, security))
             session.announce(cluster.scheduler_address)
             client = ending.enter_context(Client(cluster))  # type: ignore[no-untyped-call]
-            work = _Work(jobs, session, cluster, _words(self.options, session.folder))
+            work = _Work(jobs, session, cluster, worker_words(self.options, session.folder))
             keeper = Keeper(
                 work,
                 prefix=f"hepdask-ml-{uuid4().hex[:6]}",
@@ -114,8 +111,9 @@ class BatchSite:
             )
             ending.callback(keeper.end)
             ending.callback(_part, work, keeper)
-            keeper.begin(session.jobs)
-            thread = KeeperThread(keeper, lambda: _cut_off(cluster))
+            # Where the address is in the jobs, those of another scheduler do not find this one.
+            keeper.begin(session.jobs, adopt=self.options.shared is not None)
+            thread = KeeperThread(keeper, lambda: cut_off(cluster))
             ending.callback(thread.end)
             try:
                 yield client
@@ -126,19 +124,12 @@ class BatchSite:
                 raise
 
 
-def _cut_off(cluster: SpecCluster) -> None:
-    """Break the connections, so that nobody waits for workers in vain."""
-    cluster.shutdown_scheduler = False  # it would look for one that is gone
-    cluster.sync(cluster.scheduler.close)  # type: ignore[no-untyped-call]
-
-
 def _part(work: _Work, keeper: Keeper) -> None:
     """Let the workers end by themselves: a signal while they do can keep them for ever."""
     if not keeper.jobs:
         return
     try:
-        if workers := work.look().names:
-            work.retire(list(workers))
+        told = work.close(())
         listed = work.listed()
         work.cancel([job for job in keeper.jobs if _state(listed, job) is not State.RUNNING])
         deadline = monotonic() + PART_S
@@ -146,6 +137,7 @@ def _part(work: _Work, keeper: Keeper) -> None:
             _state(listed, job) is State.RUNNING for job in keeper.jobs
         ):
             sleep(0.25)
+            told |= work.close(told)  # some may come only now
             listed = work.listed()
     except (OSError, HepdaskError) as error:
         LOG.warning("the workers could not be told to end: %s", error)
@@ -153,91 +145,6 @@ def _part(work: _Work, keeper: Keeper) -> None:
 
 def _state(listed: Mapping[str, Listed], job: str) -> State | None:
     return listed[job].state if job in listed else None
-
-
-def _security(options: BatchOptions, session: Session) -> Security | None:
-    """Give the certificates for this process."""
-    if not options.tls:
-        return None
-    return configured() or of_files(*session.keep_secrets(temporary()))
-
-
-def _words(options: BatchOptions, folder: Path) -> dict[str, Any]:
-    """Say in a script where the workers find the scheduler and their certificates."""
-    named = configured() if options.tls else None
-    files = [folder / name for name in (CERTIFICATE, KEY)]
-    if options.shared is not None:
-        security = named or (of_files(*files) if options.tls else None)
-        return {"scheduler_file": folder / SCHEDULER_FILE, "security": security}
-    if not options.tls or named:
-        return {"security": named}
-    # What travels lies in the job's own folder.
-    return {"security": of_files(Path(CERTIFICATE), Path(KEY)), "carried": files}
-
-
-def _cluster(options: BatchOptions, security: Security | None) -> SpecCluster:
-    """Make a scheduler without workers, which listens where the nodes can reach it."""
-    low, high = _ports(options.scheduler_ports or options.ports)
-    protocol = "tls" if security is not None else "tcp"
-    host, fault = _host(options), OSError("none is free")
-    for port in range(low, high + 1):
-        if not _is_free(host, port):
-            continue
-        try:
-            return SpecCluster(  # type: ignore[no-untyped-call]
-                workers={},
-                scheduler={
-                    "cls": Scheduler,
-                    "options": {
-                        "protocol": f"{protocol}://",
-                        "host": host,
-                        "port": port,
-                        "security": security,
-                        "dashboard": True,
-                        "dashboard_address": "127.0.0.1:0",
-                    },
-                },
-                security=security,
-                silence_logs=logging.CRITICAL,
-                name="hepdask-ml",
-            )
-        except (OSError, RuntimeError) as error:
-            fault = OSError(str(error))
-    raise SiteError(
-        f"the scheduler cannot listen on {host}, ports {low} to {high} ({fault}): name "
-        "another options.host, options.interface or options.scheduler_ports"
-    )
-
-
-def _is_free(host: str, port: int) -> bool:
-    """Whether a port can be had; a scheduler that finds it taken leaves its socket open."""
-    try:
-        with socket.create_server((host, port)):
-            return True
-    except OSError as error:
-        return error.errno != errno.EADDRINUSE
-
-
-def _host(options: BatchOptions) -> str:
-    if options.host is not None:
-        return options.host
-    if options.interface is None:
-        return str(get_ip())  # type: ignore[no-untyped-call]
-    try:
-        return str(get_ip_interface(options.interface))  # type: ignore[no-untyped-call]
-    except ValueError as error:
-        raise InputError(f"options.interface is {options.interface}: {error}") from None
-
-
-def _ports(text: str | None) -> tuple[int, int]:
-    """Read a range of ports; zero leaves the choice to the system."""
-    if text is None:
-        return 0, 0
-    low, colon, high = text.partition(":")
-    high = high if colon else low
-    if not (low.isdecimal() and high.isdecimal() and 0 < int(low) <= int(high) < 65536):
-        raise InputError(f'"{text}" is no range of ports: write options.ports as 10000:10100')
-    return int(low), int(high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +186,21 @@ class _Work:
     def retire(self, addresses: Sequence[str]) -> None:
         """Let workers end."""
         self.cluster.sync(self._scheduler.retire_workers, addresses, close_workers=True)  # type: ignore[no-untyped-call]
+
+    def close(self, told: Collection[str]) -> set[str]:
+        """Let all workers end but those that have been told, whatever results they hold.
+
+        To retire them would keep one that holds a result for which there is no other place.
+        """
+        scheduler = self._scheduler
+
+        async def close() -> set[str]:
+            addresses = set(scheduler.workers).difference(told)
+            for address in addresses:
+                scheduler.close_worker(address)
+            return addresses
+
+        return cast("set[str]", self.cluster.sync(close))  # type: ignore[no-untyped-call]
 
     def remember(self, names: Mapping[str, str]) -> None:
         """Keep the jobs for the next driver."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from hepdask_ml.errors import InputError, SiteError
 from hepdask_ml.facility.allocation import AllocationOptions
-from hepdask_ml.facility.jobs import Jobs, _python, submit_script
+from hepdask_ml.facility.jobs import Jobs, python_command, submit_script
 from hepdask_ml.facility.systems import SYSTEMS
 
 if TYPE_CHECKING:
@@ -124,26 +124,30 @@ class DriverJob:
             options = replace(options, gpus=0, gpu_type=None)
         again = _again(runs) if self.system == "htcondor" else []
         options = replace(options, directives=(*options.directives, *again, *waits))
-        jobs = Jobs(self.system, cores, options)
-        job = jobs._job("driver")
-        command = self._command()
-        if self.system == "htcondor":
-            prologue = jobs._prologue()
-            command = "; ".join([*prologue, command]).replace("$(", "$(DOLLAR)(")
-        job._command_template = command
-        return job
+        return Jobs(self.system, cores, options).running(self._command())
 
     def _command(self) -> str:
-        python = _python(self.system, self.options)
+        python = python_command(self.system, self.options)
         # PBS begins in the home folder.
         return f"cd {shlex.quote(str(self.folder))} && exec {python} {shlex.join(self.words)}"
+
+
+# https://htcondor.readthedocs.io, attribute HoldReasonCode: JobDurationExceeded
+_HELD_AT_WALLTIME = 46
 
 
 def _again(runs: int) -> list[str]:
     """Let HTCondor run it again unless it has finished, or its input is wrong."""
     if runs == 1:
         return []
-    return [f"max_retries = {runs - 1}", "success_exit_code = 0", "retry_until = ExitCode == 2"]
+    return [
+        f"max_retries = {runs - 1}",
+        "success_exit_code = 0",
+        # A number and no expression, whose value would not be known after a signal.
+        "retry_until = 2",
+        # At its walltime it has not ended, but is held, for this reason.
+        f"periodic_release = HoldReasonCode == {_HELD_AT_WALLTIME} && NumJobStarts < {runs}",
+    ]
 
 
 def _sized(job: DriverJob, options: AllocationOptions, cores: int) -> AllocationOptions:

@@ -122,6 +122,25 @@ class Jobs:
                 path.rmdir()  # which dask-jobqueue has made
         return str(job.job_script())
 
+    def running(self, command: str) -> Any:
+        """Make a job of dask-jobqueue that runs a command in place of a worker.
+
+        Parameters
+        ----------
+        command : str
+            For the shell.
+
+        Returns
+        -------
+        dask_jobqueue.core.Job
+            To be submitted with `submit_script`.
+        """
+        job = self._job("driver")
+        if self._kind == "htcondor":
+            command = _unread("; ".join([*self._prologue(), command]))
+        job._command_template = command
+        return job
+
     def submit(self, name: str, **found: Any) -> str:
         """Submit one job.
 
@@ -182,10 +201,8 @@ class Jobs:
         for path in sorted(self.logs.glob(f"*{number}*")):
             if not re.search(rf"(?<!\d){number}(?!\d)", path.name):
                 continue
-            lines = _end_of(path).splitlines()
-            said = [line.strip() for line in lines if line.strip()]
-            if said:
-                return said[-1][:300]
+            if said := last_line(path):
+                return said
         return ""
 
     def _job(
@@ -224,7 +241,7 @@ class Jobs:
             local_directory=options.scratch,
             log_directory=str(self.logs),
             # In place of the shell, it gets the signals that some systems send to that alone.
-            python=f"exec {_python(self._kind, options)}",
+            python=f"exec {python_command(self._kind, options)}",
             job_script_prologue=self._prologue(),
             job_directives_skip=[] if self._kind == "htcondor" else list(options.skip),
             job_extra_directives=(
@@ -253,7 +270,7 @@ class Jobs:
                 "a text among the options holds a line break, and HTCondor takes one line: write "
                 "the commands of options.setup as several texts, or put them into a script"
             )
-        job._command_template = job._command_template.replace("$(", "$(DOLLAR)(")
+        job._command_template = _unread(job._command_template)
 
     @property
     def _nursed(self) -> bool:
@@ -274,7 +291,7 @@ class Jobs:
         if options.gpus and options.workers_per_job > 1:
             words += ["--preload-nanny", "hepdask_ml.facility.cuda"]
         if security is not None:
-            words += ["--protocol", "tls", *_tls_words(security)]
+            words += ["--protocol", "tls", *tls_words(security)]
         return [*words, *options.worker_options]
 
     def _prologue(self) -> list[str]:
@@ -294,8 +311,19 @@ class Jobs:
         ]
 
 
-def _tls_words(security: Security) -> list[str]:
-    """Name the files with the certificates; those of dask-jobqueue know no spaces in a path."""
+def tls_words(security: Security) -> list[str]:
+    """Name the files with the certificates to ``dask worker``.
+
+    Parameters
+    ----------
+    security : Security
+        It holds paths.
+
+    Returns
+    -------
+    list of str
+        Quoted; dask-jobqueue's own would break at a space.
+    """
     found = security.get_tls_config_for_role("worker")  # type: ignore[no-untyped-call]
     return [
         word
@@ -349,20 +377,50 @@ def _said(command: Sequence[str], stdin: Any = subprocess.DEVNULL) -> str:
     return done.stdout
 
 
-def _end_of(path: Path) -> str:
-    """Read the end of a file; nothing if it cannot be read."""
+def last_line(path: Path) -> str:
+    """Give the last line of a log.
+
+    Parameters
+    ----------
+    path : Path
+        Its file.
+
+    Returns
+    -------
+    str
+        Its first 300 characters; empty if there is none.
+    """
+    said: list[str] = []
     with suppress(OSError), path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - _END_BYTES))
-        return file.read().decode(errors="replace")
-    return ""
+        said = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
+    return next((line[:300] for line in reversed(said) if line), "")
+
+
+def _unread(command: str) -> str:
+    """Write a command so that HTCondor takes no part of it for a macro of its own."""
+    return command.replace("$(", "$(DOLLAR)(")
 
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())[:500]
 
 
-def _python(kind: str, options: BatchOptions) -> str:
-    """Give the command that runs Python on the nodes."""
+def python_command(kind: str, options: BatchOptions) -> str:
+    """Give the command that runs Python on the nodes.
+
+    Parameters
+    ----------
+    kind : str
+        Batch system, whose section of dask-jobqueue's configuration may name it, too.
+    options : BatchOptions
+        Interpreter and container.
+
+    Returns
+    -------
+    str
+        Words for a shell.
+    """
     if options.container is None:
         named = options.python or dask.config.get(f"jobqueue.{kind}.python", None)
         return str(named or sys.executable)
