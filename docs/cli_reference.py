@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -18,11 +19,16 @@ The help of each command, as `--help` prints it. The [guide](../guides/cli.md) s
 
 def page() -> str:
     """Give the text of the page: one section for the program and each of its commands."""
-    sections = [INTRODUCTION, section(main, "hepdask-ml")]
-    sections += [
-        section(main.commands[name], f"hepdask-ml {name}") for name in sorted(main.commands)
-    ]
-    return "\n".join(sections)
+    named = commands(main, "hepdask-ml")
+    return "\n".join([INTRODUCTION, *(section(command, name) for name, command in named)])
+
+
+def commands(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
+    """Give a command and, if it is a group, all that are in it, with their full names."""
+    yield name, command
+    if isinstance(command, click.Group):
+        for word in sorted(command.commands):
+            yield from commands(command.commands[word], f"{name} {word}")
 
 
 def section(command: click.Command, name: str) -> str:

@@ -118,8 +118,9 @@ def test_several_gpus_make_one_pod_of_several_workers() -> None:
     _, worker = parts(made)
     container = worker["containers"][0]
     assert made["spec"]["worker"]["replicas"] == 2
-    assert container["args"][:3] == ["dask", "cuda", "worker"]
-    assert "--no-nanny" not in container["args"]
+    arguments = " ".join(container["args"])
+    assert "--nworkers 4 --preload-nanny hepdask_ml.facility.cuda --resources GPU=1" in arguments
+    assert "--no-nanny" not in arguments
     assert container["resources"]["limits"] == {"cpu": "8", "memory": "6G", "amd.com/gpu": "4"}
 
 

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from hepdask_ml.config import SiteSettings, read_site, record_of
+from hepdask_ml.facility.allocation import AllocationOptions
 from hepdask_ml.facility.batch import BatchSite
 from hepdask_ml.facility.gateway import GatewayOptions
 from hepdask_ml.facility.kubernetes_resource import KubernetesOptions
@@ -23,6 +24,7 @@ from hepdask_ml.facility.systems import SYSTEMS, BatchOptions
 FOLDER = Path(__file__).parents[2] / "configs/sites"
 OPTIONS: dict[str, Any] = {
     **dict.fromkeys(SYSTEMS, BatchOptions),
+    "allocation": AllocationOptions,
     "gateway": GatewayOptions,
     "kubernetes": KubernetesOptions,
     "scheduler": SchedulerOptions,
