@@ -96,6 +96,12 @@ def slurm(session: nox.Session) -> None:
 
 
 @nox.session
+def k8s(session: nox.Session) -> None:
+    """Build Kubernetes from Debian's sources (once), run a node of it, and campaigns there (root)."""
+    session.run("tests/kubernetes/run.sh", *session.posargs, external=True)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure toys per second and memory: one table, with the ratios to the other tools."""
     session.install("-e.[test]", *nox.project.dependency_groups(PYPROJECT, "bench"))

@@ -158,7 +158,7 @@ class Keeper:
         """Ids of the jobs that are kept."""
         return list(self._jobs)
 
-    def begin(self, left: Mapping[str, str] | None = None) -> None:
+    def begin(self, left: Mapping[str, str] | None = None, *, adopt: bool = True) -> None:
         """Take over what a former driver has left, and submit what is missing.
 
         Parameters
@@ -166,6 +166,8 @@ class Keeper:
         left : mapping of str to str, optional
             Names of workers by ids of jobs.  Those that wait are kept; the others cannot find
             back to a scheduler, and are cancelled.
+        adopt : bool
+            Whether those that wait will find this scheduler; if not, they are cancelled, too.
 
         Raises
         ------
@@ -175,7 +177,7 @@ class Keeper:
         if left:
             listed = self._work.listed()
             alive = {job: listed[job] for job in left if job in listed}
-            kept = [job for job, it in alive.items() if it.state is State.WAITING]
+            kept = [job for job, it in alive.items() if adopt and it.state is State.WAITING]
             self._work.cancel([job for job in alive if job not in kept])
             for job in kept:
                 self._jobs[job] = _Job(left[job], self._now())
@@ -331,7 +333,8 @@ class Keeper:
             if submitted:
                 self._event, self._refusals = self._now(), 0
                 self._remember()
-                LOG.info("submitted %d jobs: %s", len(submitted), ", ".join(submitted))
+                number = "a job" if len(submitted) == 1 else f"{len(submitted)} jobs"
+                LOG.info("submitted %s: %s", number, ", ".join(submitted))
         for refusal in [each for each in refusals if each is not None][-1:]:
             self._refused(refusal)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import sys
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from batch.slow_limit import campaign
 from stories.work import wait_for
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from stories.processes import Place, Process
 
 TESTS = Path(__file__).parents[1]
@@ -36,6 +39,10 @@ class Drive:
         What each toy takes, in seconds, at least.
     options : dict
         For the site, beside those that keep it on the loopback address.
+    env : mapping of str to str
+        What the processes need beyond this one's environment.
+    prefix : tuple of str
+        Words before a command that is to run where the batch system is.
     """
 
     place: Place
@@ -43,6 +50,8 @@ class Drive:
     toys: int
     toy_s: float
     options: dict[str, Any]
+    env: Mapping[str, str] = field(default_factory=dict)
+    prefix: tuple[str, ...] = ()
 
     @property
     def ledger(self) -> Path:
@@ -60,10 +69,14 @@ class Drive:
             "shared": str(folder / "shared"),
             **self.options,
         }
-        return self.place.start(
-            "driver", "-m", "batch.slow_limit", str(self.ledger), self.site,
+        words = [
+            "-m", "batch.slow_limit", str(self.ledger), self.site,
             "--options", json.dumps(options), "--toys", str(self.toys), "--toy-s", str(self.toy_s),
-        )  # fmt: skip
+        ]  # fmt: skip
+        if self.prefix:  # in place of the interpreter, so that it gets the signals
+            command = [*self.prefix, sys.executable, "-W", "ignore", *words]
+            words = ["-c", "import os, sys; os.execv(sys.argv[1], sys.argv[1:])", *command]
+        return self.place.start("driver", *words, env=self.env)
 
     def wait_for_toys(self, driver: Process, number: int) -> None:
         """Wait until so many toys are in the ledger."""

@@ -73,10 +73,7 @@ def test_slurm_real_waiting_jobs_of_a_killed_driver_are_taken_over(
     )
     full = [slurm.submit("sleep 600", "--exclusive", "--nodelist", name) for name in slurm.nodes]
     driver = drive.start()
-    waiting = wait_for(
-        lambda: {row.id for row in slurm.jobs() if row.name == "hepdask-ml"}, "jobs that wait"
-    )
-    wait_for(lambda: "submitted 1 jobs: " in driver.said.split("\n", 1)[-1], "all submissions")
+    wait_for(lambda: driver.said.count("submitted a job") == 2, "both submissions")
     waiting = {row.id for row in slurm.jobs() if row.name == "hepdask-ml"}
     assert len(waiting) == 2
     driver.send(signal.SIGKILL)

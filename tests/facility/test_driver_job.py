@@ -107,7 +107,8 @@ def test_htcondor_starts_a_chain_again_and_again() -> None:
     lines = script.splitlines()
     assert "max_retries = 3" in lines
     assert "success_exit_code = 0" in lines
-    assert "retry_until = ExitCode == 2" in lines
+    assert "retry_until = 2" in lines
+    assert "periodic_release = HoldReasonCode == 46 && NumJobStarts < 4" in lines
     assert "; module load root; cd ''/w/a b'' && exec /opt/bin/python3 -m hepdask_ml" in script
     assert "max_retries" not in batch("htcondor").scripts()[0]
     with pytest.raises(InputError, match="HTCondor has no jobs that wait for others"):
