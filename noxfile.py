@@ -97,7 +97,7 @@ def slurm(session: nox.Session) -> None:
 
 @nox.session
 def k8s(session: nox.Session) -> None:
-    """Build Kubernetes from Debian's sources (once), run a node of it, and campaigns there (root)."""
+    """Build Kubernetes from Debian's sources, once, and run campaigns on a node of it (root)."""
     session.run("tests/kubernetes/run.sh", *session.posargs, external=True)
 
 
