@@ -250,7 +250,12 @@ def _lsf(environ: Mapping[str, str]) -> tuple[float, str] | None:
     # L: until the run limit; E: until the estimate, which hides the limit after it.  With X the
     # estimate is over and the limit unknown; "-" is a job without either.
     found = re.fullmatch(r"\s*(\d+):(\d+)\s+[LE]\s*", said)
-    return (time.time() + 3600 * int(found[1]) + 60 * int(found[2]), "bjobs") if found else None
+    if found is None:
+        return None
+    at = time.time() + 3600 * int(found[1]) + 60 * int(found[2])
+    # Its minutes are whole ones, cut off: what was declared within the next is exact.
+    declared = _declared_end(environ)
+    return None if declared and at <= declared[0] < at + 60.0 else (at, "bjobs")
 
 
 def _grid_engine(environ: Mapping[str, str]) -> tuple[float, str] | None:

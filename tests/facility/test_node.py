@@ -400,6 +400,17 @@ def test_lsf(said: str, left: float, commands: Commands, calls: Calls) -> None:
     assert calls() == ["bjobs -noheader -o time_left 42"]
 
 
+@pytest.mark.parametrize(
+    ("after_s", "source"), [(30.0, "declared"), (-30.0, "declared"), (90.0, "bjobs")]
+)
+def test_lsf_cuts_minutes_off_and_what_was_declared_is_exact(
+    after_s: float, source: str, commands: Commands
+) -> None:
+    declared = time.time() + 600 + after_s
+    variables = {"LSB_JOBID": "42", "HEPDASK_ML_END": f"{declared:.0f}"}
+    assert end(environ=commands(variables, bjobs="0:10 L")).source == source
+
+
 def test_lsf_array(commands: Commands, calls: Calls) -> None:
     end(environ=commands({"LSB_JOBID": "42", "LSB_JOBINDEX": "7"}, bjobs="-\n"))
     assert calls() == ["bjobs -noheader -o time_left 42[7]"]
