@@ -152,6 +152,7 @@ class Keeper:
         self._failures = self._refusals = 0
         self._paused_until = -inf
         self._last_fault = ""
+        self._lock = threading.Lock()
 
     @property
     def jobs(self) -> list[str]:
@@ -332,18 +333,20 @@ class Keeper:
             submitted = [job for job in self._jobs if job not in before]
             if submitted:
                 self._event, self._refusals = self._now(), 0
-                self._remember()
-                number = "a job" if len(submitted) == 1 else f"{len(submitted)} jobs"
-                LOG.info("submitted %s: %s", number, ", ".join(submitted))
+                said = "a job" if len(submitted) == 1 else f"{len(submitted)} jobs"
+                LOG.info("submitted %s: %s", said, ", ".join(submitted))
         for refusal in [each for each in refusals if each is not None][-1:]:
             self._refused(refusal)
 
     def _submit_one(self, name: str) -> SiteError | None:
         """Submit a job; give its refusal.  It is in a thread, and the job known when it ends."""
         try:
-            self._jobs[self._work.submit(name)] = _Job(name, self._now())
+            job = self._work.submit(name)
         except SiteError as refusal:
             return refusal
+        with self._lock:  # at once: the driver may be killed before the next one
+            self._jobs[job] = _Job(name, self._now())
+            self._remember()
         return None
 
     def _refused(self, refusal: SiteError) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.request import urlopen
 
 import dask
-import dask_gateway  # type: ignore[import-untyped]
+import dask_gateway
 import psutil
 import pytest
 from distributed import SchedulerPlugin

@@ -50,7 +50,8 @@ WORKER = (
     " --memory-limit 4.00GiB --nworkers 2 --nanny --death-timeout 60 --local-directory $TMPDIR"
     " --no-dashboard --dashboard-address 127.0.0.1:0"
     " --scheduler-file SESSION/scheduler.json --worker-port 10000:10100"
-    " --nanny-port 10000:10100 --resources GPU=1 --preload-nanny hepdask_ml.facility.cuda --protocol tls"
+    " --nanny-port 10000:10100 --resources GPU=1 --preload-nanny hepdask_ml.facility.cuda"
+    " --protocol tls"
     " --tls-ca-file SESSION/certificate.pem --tls-cert SESSION/certificate.pem"
     " --tls-key SESSION/key.pem --lifetime 1h --interface ib0"
 )

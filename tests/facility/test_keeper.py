@@ -517,6 +517,15 @@ def test_waiting_jobs_of_a_killed_driver_are_kept_and_its_others_cancelled() -> 
     assert len(farm.alive()) == 3
 
 
+def test_waiting_jobs_that_cannot_find_a_second_scheduler_are_cancelled() -> None:
+    farm = Farm()
+    farm.keeper(most=2).begin()
+    second = farm.keeper(most=2)
+    second.begin(farm.remembered, adopt=False)
+    assert farm.cancellations == ["1", "2"]
+    assert second.jobs == ["3", "4"]
+
+
 def test_held_jobs_of_a_killed_driver_are_cancelled() -> None:
     farm = Farm()
     farm.keeper(most=1).begin()

@@ -89,7 +89,7 @@ def test_unknown_name_is_told_with_the_nearest(name: str, words: str) -> None:
         ),
         ("slurm", {"walltime": "soon"}, "the site slurm: options.walltime"),
         ("local", {"workers": 0}, "workers is 0"),
-        ("local", {"gpus": 1}, "the site local: options.gpus is no setting: leave it out"),
+        ("local", {"queue": "x"}, "the site local: options.queue is no setting: choose from gpus"),
         ("scheduler", {}, "the site scheduler: options.address is missing"),
     ],
 )
