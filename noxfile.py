@@ -98,7 +98,9 @@ def slurm(session: nox.Session) -> None:
 @nox.session
 def k8s(session: nox.Session) -> None:
     """Build Kubernetes from Debian's sources, once, and run campaigns on a node of it (root)."""
-    session.run("tests/kubernetes/run.sh", *session.posargs, external=True)
+    session.install("-e.[test]", "dnslib")
+    python = {"PYTHON": f"{session.bin}/python"}
+    session.run("tests/kubernetes/run.sh", *session.posargs, env=python, external=True)
 
 
 @nox.session

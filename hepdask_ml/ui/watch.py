@@ -118,6 +118,7 @@ class CampaignProgress:
         )
         self._task = self._bar.add_task("1", total=1, visible=False)
         self._notes = _Notes(console)
+        self._level = logging.NOTSET  # of the logger, before
         self._rounds = _Rounds()
         self._throttle = _Throttle()
         self._limit: Limit | None = None
@@ -149,9 +150,11 @@ class CampaignProgress:
         )
 
     def __enter__(self) -> CampaignProgress:
-        logging.getLogger(SITES).addHandler(self._notes)
+        logger = logging.getLogger(SITES)
+        self._level = logger.level
+        logger.addHandler(self._notes)
         if not self._bar.disable:
-            logging.getLogger(SITES).setLevel(logging.INFO)
+            logger.setLevel(logging.INFO)
             self._bar.start()
         return self
 
@@ -163,7 +166,9 @@ class CampaignProgress:
     ) -> None:
         if not self._bar.disable:
             self._bar.stop()
-        logging.getLogger(SITES).removeHandler(self._notes)
+        logger = logging.getLogger(SITES)
+        logger.removeHandler(self._notes)
+        logger.setLevel(self._level)
 
 
 class _Notes(logging.Handler):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import sys
 from dataclasses import replace
 from math import inf, nan
@@ -289,3 +290,15 @@ def test_sketch_shows_every_point(ledger: Ledger) -> None:
     texts = [element.text for element in drawing.iter(f"{space}text")]
     assert "mu" in texts
     assert {"0.1", "0.01", "1"} <= set(texts)
+
+
+def test_what_a_site_tells_is_shown_above_the_bar(screen: io.StringIO) -> None:
+    logger = logging.getLogger("hepdask_ml.facility.keeper")
+    with watch.CampaignProgress():
+        logger.info("submitted %d jobs", 3)
+        logger.warning("job 7 ended [without] a worker")
+    logger.info("afterwards")
+    assert "submitted 3 jobs" in screen.getvalue()
+    assert "job 7 ended [without] a worker" in screen.getvalue()
+    assert "afterwards" not in screen.getvalue()
+    assert logging.getLogger("hepdask_ml.facility").level == logging.NOTSET
