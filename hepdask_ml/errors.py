@@ -41,6 +41,28 @@ class SiteError(HepdaskError):
     """A place to run cannot be used: its scheduler, its workers, or the way to them."""
 
 
+def words(error: BaseException) -> str:
+    """Give what an error of another library says, in one line and not too long.
+
+    Parameters
+    ----------
+    error : Exception
+        Whatever was raised.
+
+    Returns
+    -------
+    str
+        Without a full stop; its class where it says nothing.
+
+    Examples
+    --------
+    >>> words(OSError("the queue is closed."))
+    'the queue is closed'
+    """
+    said = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return " ".join(str(said).split()).rstrip(".:")[:300] or type(error).__name__
+
+
 def late(name: str) -> Any:
     """Import a module of this package when it is first used, so that the start stays quick.
 

@@ -28,14 +28,13 @@ from distributed import Client
 
 import hepdask_ml
 from hepdask_ml.config import filled, nearest, one_of, parse_duration, settle
-from hepdask_ml.errors import InputError, SiteError
+from hepdask_ml.errors import InputError, SiteError, words
 from hepdask_ml.facility.demand import wanted
 from hepdask_ml.facility.gateway_client import (
     ANSWER_S,
     check_proxy,
     is_plain,
     spoken_to,
-    words,
 )
 from hepdask_ml.facility.session import Session, held
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from hepdask_ml.errors import InputError, SiteError
+from hepdask_ml.errors import InputError, SiteError, words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -311,20 +311,3 @@ def _refused(address: str, status: int, message: str) -> InputError | SiteError:
         f"what answers at {address} is no Dask gateway, or not well ({status} {message}): check "
         "the address"
     )
-
-
-def words(error: BaseException) -> str:
-    """Give what an error says, in one line and not too long.
-
-    Parameters
-    ----------
-    error : Exception
-        Whatever was raised.
-
-    Returns
-    -------
-    str
-        Without a full stop; its class where it says nothing.
-    """
-    said = error.args[0] if isinstance(error, KeyError) else error
-    return " ".join(str(said).split()).rstrip(".:")[:300] or type(error).__name__

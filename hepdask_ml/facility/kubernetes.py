@@ -29,8 +29,8 @@ from uuid import uuid4
 
 from distributed import Client, Security
 
-from hepdask_ml.errors import InputError, SiteError
-from hepdask_ml.facility.kubernetes_client import ANSWER_S, GROUP, Place, library, reached, words
+from hepdask_ml.errors import InputError, SiteError, words
+from hepdask_ml.facility.kubernetes_client import ANSWER_S, GROUP, Place, library, reached
 from hepdask_ml.facility.kubernetes_pods import Workers, clear_away, scheduler_pod
 from hepdask_ml.facility.kubernetes_resource import (
     PORT,

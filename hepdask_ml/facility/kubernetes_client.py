@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from hepdask_ml.errors import InputError, SiteError
+from hepdask_ml.errors import InputError, SiteError, words
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterator, Mapping
@@ -317,19 +317,3 @@ def _silent(server: str, error: BaseException) -> SiteError:
         f"no Kubernetes answers at {server} ({words(error)}): check the kubeconfig, and that it "
         "can be reached from here"
     )
-
-
-def words(error: BaseException) -> str:
-    """Give what an error says, in one line.
-
-    Parameters
-    ----------
-    error : Exception
-        Whatever was raised.
-
-    Returns
-    -------
-    str
-        Without a full stop; its class where it says nothing.
-    """
-    return " ".join(str(error).split()).rstrip(".:") or type(error).__name__
