@@ -36,6 +36,12 @@ if TYPE_CHECKING:
 CENSUS_S = 1.0
 """Time between two looks at who the workers are."""
 
+ENDING_S = 0.1
+"""The same while workers end, which hold their places for nothing."""
+
+CENSUS_SHARE = 0.1
+"""Part of the driver's time that it may take."""
+
 FLUSH_S = 10.0
 """Time that workers have for committing what they hold when the driver is interrupted."""
 
@@ -188,7 +194,7 @@ class DaskLink:
         self._target_s = target_s
         self._workers: dict[str, _Known] = {}
         self._drains: dict[str, int] = {}  # of each worker, at the last census
-        self._next_census = -inf
+        self._next_census = self._rested = -inf
         self._do(self._register)
 
     @property
@@ -209,11 +215,15 @@ class DaskLink:
             target_s=self._target_s,
         )
         if census:
+            begun = monotonic()
             self._drains = dict(answer["drains"])
             self._do(self._tend, answer["threads"], self._drains, answer["left"])
-            self._next_census = monotonic() + CENSUS_S
+            ending = any(known.ends for known in self._workers.values())
+            # Among thousands of workers some always come or go, and a census takes its time.
+            self._rested = begun + (monotonic() - begun) / CENSUS_SHARE
+            self._next_census = max(self._rested, begun + (ENDING_S if ending else CENSUS_S))
         if answer["news"]:
-            self._next_census = -inf
+            self._next_census = min(self._next_census, self._rested)
         return Collected(
             [event_of(fields) for fields in answer["events"]],
             self._drains,
@@ -228,6 +238,7 @@ class DaskLink:
         async def ask() -> None:
             await self._client.run(interrupt, self._campaign, on_error="ignore")
 
+        self._next_census = self._rested = inf  # which would send new drains for those that go
         self._do(ask)
         deadline = monotonic() + FLUSH_S
         while monotonic() < deadline and self.collect(0, (), 0.05).lent:

@@ -130,6 +130,8 @@ class PoolPlugin(SchedulerPlugin):
             answer = {"leave": "abandoned"}
         if "leave" in answer:
             served.left.append([message["worker"], answer["leave"]])
+            served.news = True
+            served.something.set()
         return answer
 
     async def collect(
@@ -154,7 +156,6 @@ class PoolPlugin(SchedulerPlugin):
             served.wake()
         if census:
             self._notice_silence(pool)
-            served.news = False
         pool.collect(written)
         if not (pool.events or served.news):
             served.something.clear()
@@ -166,6 +167,7 @@ class PoolPlugin(SchedulerPlugin):
             "free": pool.free,
             "news": served.news,
         }
+        served.news = False
         if census:
             workers = self._scheduler.workers.items()
             answer["threads"] = {address: worker.nthreads for address, worker in workers}
@@ -231,7 +233,7 @@ class _Served:
         self.something = asyncio.Event()  # to be collected
         self.left: list[list[str]] = []  # workers whose drains have ended, and why
         self.collected = time()  # by the driver
-        self.news = False  # workers have come since the last census
+        self.news = False  # workers have come, or drains ended, since it was last asked
         self._changed = asyncio.Event()
         self._waiting = 0
 
