@@ -2,8 +2,8 @@
 
 ``python -m tests.benchmarks [--only PART] [--model NAME] [--quick] [--json FILE]``
 
-The parts ``toys``, ``pool`` and ``simulation`` are those of campaigns, and run when they are asked
-for.
+The parts ``toys``, ``pool`` and ``simulation`` are those of campaigns, ``sites`` that of places to
+run, and run when they are asked for.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from benchmarks.peers import peers
 from benchmarks.pool_overhead import pool_overhead
 from benchmarks.report import Results, about, markdown, rich_table, tables
 from benchmarks.simulation import plot, simulation
+from benchmarks.site_share import absent, site_share
 from benchmarks.speed import speed
 from benchmarks.toys_needed import toys_needed
 from made_up import ROOT
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 PARTS = ("speed", "peers", "minima", "footprint")
-CAMPAIGN_PARTS = ("toys", "pool", "simulation")
+CAMPAIGN_PARTS = ("toys", "pool", "simulation", "sites")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,14 @@ def measured(
     if "footprint" in parts:
         console.print("start-up, memory, summary")
         results.footprint.extend(footprint(effort.memory_toys, build=effort is not QUICK))
+    _measure_campaigns(results, parts, effort, console)
+    machine["load_after"] = _load()
+    return results
+
+
+def _measure_campaigns(
+    results: Results, parts: Sequence[str], effort: Effort, console: Console
+) -> None:
     for case in (EXAMPLE, *SBOTTOM) if "toys" in parts else ():
         console.print(f"{case.name}: toys needed")
         results.toys[case.name] = toys_needed(case, effort.precision, effort.seeds)
@@ -96,13 +105,14 @@ def measured(
         outcomes, variants = simulation(quick=effort is QUICK)
         results.simulation.extend(outcomes)
         results.variants.extend(variants)
-    machine["load_after"] = _load()
-    return results
+    if "sites" in parts:
+        console.print(f"skipped {fault}" if (fault := absent()) else "sites")
+        results.sites.extend([] if fault else site_share(quick=effort is QUICK, say=console.print))
 
 
 def _machine() -> dict[str, Any]:
     versions = {}
-    for name in ("hepdask-ml", "numpy", "pyhf", "jax", "nextstat", "distributed"):
+    for name in ("hepdask-ml", "numpy", "pyhf", "jax", "nextstat", "distributed", "dask-jobqueue"):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:

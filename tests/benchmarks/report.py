@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from benchmarks.peers import Peer
     from benchmarks.pool_overhead import Measured
     from benchmarks.simulation import Outcome
+    from benchmarks.site_share import Share
     from benchmarks.speed import Speed
     from benchmarks.toys_needed import Need
 
@@ -46,6 +47,7 @@ class Results:
     pool: list[Measured] = field(default_factory=list)
     simulation: list[Outcome] = field(default_factory=list)
     variants: list[Outcome] = field(default_factory=list)
+    sites: list[Share] = field(default_factory=list)
 
 
 def tables(results: Results) -> list[Table]:
@@ -64,6 +66,8 @@ def tables(results: Results) -> list[Table]:
     if results.simulation:
         made.append(_simulation_table("Where the time of the workers goes", results.simulation))
         made.append(_simulation_table("What moves it, fewer workers", results.variants))
+    if results.sites:
+        made.append(_sites_table(results.sites))
     return made
 
 
@@ -191,6 +195,31 @@ def _simulation_table(title: str, outcomes: list[Outcome]) -> Table:
 
 def _ratio(ours: float | None, theirs: float | None) -> str:
     return _number(ours / theirs) if ours and theirs else NOTHING
+
+
+def _sites_table(shares: list[Share]) -> Table:
+    first = shares[0]
+    rows = [
+        [
+            share.name,
+            _number(share.done),
+            f"{share.took_s:.0f}" if share.done == share.toys else "not done",
+            str(len(share.jobs)),
+            f"{share.allocated_s:.0f}",
+            _share(share.useful),
+            _share(share.after_start),
+            _ratio(first.after_start, share.after_start) if share is not first else NOTHING,
+            *(_share(share.part(part) / share.allocated_s) for part in ("starting", "between")),
+            _share(share.part("working") / share.allocated_s - share.useful),
+            _share(share.part("ending") / share.allocated_s),
+        ]
+        for share in shares
+    ]
+    header = [
+        "who", "toys that came", "result after (s)", "jobs", "allocated (s)", "useful",
+        "after start-up", "first / this", "starting", "between blocks", "worked in vain", "ending",
+    ]  # fmt: skip
+    return Table("Where the allocated time of jobs of one minute goes", header, rows)
 
 
 def _share(value: float | None) -> str:
