@@ -34,6 +34,7 @@ from hepdask_ml.config import (
     record_of,
 )
 from hepdask_ml.errors import InputError
+from hepdask_ml.facility.site import LocalOptions
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "configs/toy-limit.yaml"
@@ -615,8 +616,10 @@ def test_example_of_a_site_mentions_every_setting(tmp_path: Path) -> None:
     assert read_site(LOCAL) == SiteSettings("local", workers=2)
     path = tmp_path / "local.yaml"
     path.write_text(uncommented(LOCAL), encoding="utf-8")
-    assert read_site(path) == SiteSettings("local", workers=2, threads=1)
-    assert flattened(yaml.safe_load(path.read_text(encoding="utf-8"))) == dotted(SiteSettings)
+    assert read_site(path) == SiteSettings("local", workers=2, threads=1, options={"gpus": 1})
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert set(document) == {setting.name for setting in fields(SiteSettings)}
+    assert set(document["options"]) == {setting.name for setting in fields(LocalOptions)}
 
 
 def test_messages_name_the_file_as_it_was_given(
