@@ -223,8 +223,12 @@ def test_two_sge_real_side_by_side_leave_nothing_behind(sge: GridEngine) -> None
         job = other.submit("setsid sleep 600 & sleep 600")
         other.wait_for_state(job, "r")
         driver = other.start("sleep", "600")
+        # It enters the other network first.
+        wait_for(
+            lambda: driver.pid in {process.pid for process in other.processes()},
+            "the driver to be where its system is",
+        )
         started = other.processes()
-        assert driver.pid in {process.pid for process in started}
         assert sge.jobs() == []
     driver.communicate()
     assert [p for p in started if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
