@@ -291,6 +291,29 @@ def settled(place: str | Path | SiteSettings, **changes: Any) -> SiteSettings:
     return _laid_over(_laid_over(below, above), _changed(above.kind, changes))
 
 
+def is_file(place: str | Path) -> bool:
+    """Tell whether a place is meant as a file, there or not.
+
+    Parameters
+    ----------
+    place : str or Path
+        A path, or a text.
+
+    Returns
+    -------
+    bool
+        A text is if it ends like one or names a folder: a file that happens to be called slurm
+        does not hide the kind.
+
+    Examples
+    --------
+    >>> is_file("my.yaml"), is_file("farm/mine"), is_file("slurm")
+    (True, True, False)
+    """
+    text = str(place)
+    return isinstance(place, Path) or Path(text).suffix in {".yaml", ".yml"} or os.sep in text
+
+
 def ready() -> dict[str, Path]:
     """Give the files of the ready sites by their names.
 
@@ -338,10 +361,7 @@ def _read(place: str | Path) -> SiteSettings:
     text = str(place)
     if "://" in text:
         return SiteSettings("scheduler", options={"address": text})
-    # A file that happens to be called slurm does not hide the kind.
-    if isinstance(place, Path) or Path(text).suffix in {".yaml", ".yml"} or os.sep in text:
-        return read_site(place)
-    return SiteSettings(text)
+    return read_site(place) if is_file(place) else SiteSettings(text)
 
 
 def _of_name(name: str, seen: tuple[str, ...]) -> SiteSettings:

@@ -272,9 +272,6 @@ def _site_asked(options: Mapping[str, Any]) -> SiteSettings | None:
         return None
     if place is not None and options["threads"] is not None:
         changes.setdefault("workers", options["threads"])
-    settled = late("facility.site").settled
     if address is not None:
-        config = late("config")
-        scheduler = config.SiteSettings("scheduler", options={"address": address})
-        return cast("SiteSettings", settled(scheduler, **changes))
-    return cast("SiteSettings", settled(place, **changes))
+        place = late("config").SiteSettings("scheduler", options={"address": address})
+    return cast("SiteSettings", late("facility.site").settled(place, **changes))

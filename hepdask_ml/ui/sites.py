@@ -337,7 +337,7 @@ def _layers(place: str, changes: Mapping[str, Any]) -> list[tuple[str, Mapping[s
     name = place
     if "://" in place:
         return layers
-    if Path(place).suffix in {".yaml", ".yml"} or Path(place).is_file():
+    if site.is_file(place):
         settings = late("config").read_site(place)
         layers.append((place, _as_mapping(settings)))
         name = settings.kind

@@ -116,6 +116,11 @@ def test_it_is_shown_where_a_setting_comes_from(folder: Path) -> None:
     assert "kind: htcondor" in shown
 
 
+def test_a_file_called_like_a_site_does_not_hide_it(folder: Path) -> None:
+    (folder / "slurm").write_text("no: settings", encoding="utf-8")
+    assert "kind: slurm" in answer("show", "slurm", "-O", "queue=short")
+
+
 def test_it_is_shown_whether_a_site_was_tried() -> None:
     assert "# Tried: " in answer("show", "cern-lxbatch")
 
