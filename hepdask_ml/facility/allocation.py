@@ -29,7 +29,14 @@ from hepdask_ml.config import at_least_one, filled, one_of
 from hepdask_ml.errors import InputError, SiteError
 from hepdask_ml.facility.jobs import DEATH_S, THREADS, last_line, python_command, tls_words
 from hepdask_ml.facility.node import end
-from hepdask_ml.facility.scheduler import certificates, cut_off, port_range, started, worker_words
+from hepdask_ml.facility.scheduler import (
+    certificates,
+    close_workers,
+    cut_off,
+    port_range,
+    started,
+    worker_words,
+)
 from hepdask_ml.facility.session import held
 from hepdask_ml.facility.systems import SYSTEMS, BatchOptions
 
@@ -425,14 +432,8 @@ def _part(cluster: SpecCluster) -> bool:
     scheduler = cast("Scheduler", cluster.scheduler)
     if not scheduler.workers:
         return False
-
-    async def close() -> None:
-        # To retire them would keep one that holds a result for which there is no other place.
-        for address in list(scheduler.workers):
-            scheduler.close_worker(address)
-
     try:
-        cluster.sync(close)  # type: ignore[no-untyped-call]
+        close_workers(cluster)
         deadline = monotonic() + PART_S
         while scheduler.workers and monotonic() < deadline:
             sleep(0.1)

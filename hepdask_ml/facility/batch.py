@@ -15,12 +15,19 @@ from distributed import Client
 from hepdask_ml.errors import HepdaskError, InputError
 from hepdask_ml.facility.jobs import Jobs
 from hepdask_ml.facility.keeper import Crowd, Keeper, KeeperThread
-from hepdask_ml.facility.scheduler import certificates, cut_off, port_range, started, worker_words
+from hepdask_ml.facility.scheduler import (
+    certificates,
+    close_workers,
+    cut_off,
+    port_range,
+    started,
+    worker_words,
+)
 from hepdask_ml.facility.session import Session, held
 from hepdask_ml.facility.systems import BatchOptions, State
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from distributed import Scheduler, SpecCluster
 
@@ -129,7 +136,7 @@ def _part(work: _Work, keeper: Keeper) -> None:
     if not keeper.jobs:
         return
     try:
-        told = work.close(())
+        told = close_workers(work.cluster)
         listed = work.listed()
         work.cancel([job for job in keeper.jobs if _state(listed, job) is not State.RUNNING])
         deadline = monotonic() + PART_S
@@ -137,7 +144,7 @@ def _part(work: _Work, keeper: Keeper) -> None:
             _state(listed, job) is State.RUNNING for job in keeper.jobs
         ):
             sleep(0.25)
-            told |= work.close(told)  # some may come only now
+            told |= close_workers(work.cluster, told)  # some may come only now
             listed = work.listed()
     except (OSError, HepdaskError) as error:
         LOG.warning("the workers could not be told to end: %s", error)
@@ -186,21 +193,6 @@ class _Work:
     def retire(self, addresses: Sequence[str]) -> None:
         """Let workers end."""
         self.cluster.sync(self._scheduler.retire_workers, addresses, close_workers=True)  # type: ignore[no-untyped-call]
-
-    def close(self, told: Collection[str]) -> set[str]:
-        """Let all workers end but those that have been told, whatever results they hold.
-
-        To retire them would keep one that holds a result for which there is no other place.
-        """
-        scheduler = self._scheduler
-
-        async def close() -> set[str]:
-            addresses = set(scheduler.workers).difference(told)
-            for address in addresses:
-                scheduler.close_worker(address)
-            return addresses
-
-        return cast("set[str]", self.cluster.sync(close))  # type: ignore[no-untyped-call]
 
     def remember(self, names: Mapping[str, str]) -> None:
         """Keep the jobs for the next driver."""

@@ -16,6 +16,8 @@ from hepdask_ml.facility.security import CERTIFICATE, KEY, configured, of_files,
 from hepdask_ml.facility.session import SCHEDULER_FILE
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from distributed import Security
 
     from hepdask_ml.facility.session import Session
@@ -166,6 +168,34 @@ def cut_off(cluster: SpecCluster) -> None:
     """
     cluster.shutdown_scheduler = False  # it would look for one that is gone
     cluster.sync(cast("Scheduler", cluster.scheduler).close)  # type: ignore[no-untyped-call]
+
+
+def close_workers(cluster: SpecCluster, told: Collection[str] = ()) -> set[str]:
+    """Let workers end, and their nannies with them, whatever results they hold.
+
+    To retire them would keep one that holds a result for which there is no other place.
+
+    Parameters
+    ----------
+    cluster : distributed.SpecCluster
+        Their scheduler's.
+    told : collection of str
+        Addresses of those that have been told already.
+
+    Returns
+    -------
+    set of str
+        Addresses of those that are told now.
+    """
+    scheduler = cast("Scheduler", cluster.scheduler)
+
+    async def close() -> set[str]:
+        addresses = set(scheduler.workers).difference(told)
+        for address in addresses:
+            scheduler.close_worker(address)
+        return addresses
+
+    return cast("set[str]", cluster.sync(close))  # type: ignore[no-untyped-call]
 
 
 def _is_free(host: str, port: int) -> bool:
