@@ -39,7 +39,7 @@ def system_compiler() -> list[str]:
 
 
 class EngineBuildHook(BuildHookInterface[Any]):
-    """Compiles ``engine.cpp`` for each instruction set and links the variants into one library."""
+    """Compiles ``engine.cpp`` for each instruction set and links all into one library."""
 
     def dependencies(self) -> list[str]:
         """Ask for a packaged compiler only where the system has none."""
@@ -70,33 +70,26 @@ def build_library(native: Path, library: Path) -> None:
         }
     else:
         variants = X86_VARIANTS
+    units = [
+        ("engine.cpp", f"engine_{name}", [*flags, f"-DENGINE=engine_{name}"])
+        for name, flags in variants.items()
+    ]
+    units.append(("dispatch.cpp", "dispatch", ["-DHAS_X86_VARIANTS"] if is_x86 else []))
+    units.append(("room.cpp", "room", []))
+    # A fused product and sum rounds once and not twice: toys are to be the same on all processors.
+    units.append(("throw.cpp", "throw", [*variants["base"], "-ffp-contract=off"]))
     with tempfile.TemporaryDirectory() as scratch:
-        units = [
-            [
-                *FLAGS,
-                *flags,
-                f"-DENGINE=engine_{name}",
-                "-c",
-                str(native / "engine.cpp"),
-                "-o",
-                f"{scratch}/{name}.o",
-            ]
-            for name, flags in variants.items()
-        ]
-        units.append(
-            [
-                *FLAGS,
-                *(["-DHAS_X86_VARIANTS"] if is_x86 else []),
-                "-c",
-                str(native / "dispatch.cpp"),
-                "-o",
-                f"{scratch}/dispatch.o",
-            ]
-        )
+
+        def compiled(unit: tuple[str, str, list[str]]) -> str:
+            source, name, flags = unit
+            made = f"{scratch}/{name}.o"
+            run([*compiler, *FLAGS, *flags, "-c", str(native / source), "-o", made])
+            return made
+
         with ThreadPoolExecutor() as pool:
-            list(pool.map(lambda unit: run([*compiler, *unit]), units))
+            objects = list(pool.map(compiled, units))
         partial = Path(scratch) / library.name
-        run([*compiler, "-shared", *(unit[-1] for unit in units), "-o", str(partial)])
+        run([*compiler, "-shared", *objects, "-o", str(partial)])
         shutil.move(partial, library)
 
 

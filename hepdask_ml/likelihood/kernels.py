@@ -106,17 +106,22 @@ _INT_FIELDS = (
     "n_norms",
     "n_data",
     "n_curved",
+    "n_reach",
     "poi",
     "norm_code",
     "shape_code",
 )
 _ARRAY_FIELDS = (
-    "term_start", "term_bin", "nominal", "cell_gamma",
+    "term_start", "term_bin", "nominal", "cell_gamma", "cell_term", "bin_start", "bin_cell",
     "scale_start", "scale_par",
     "norm_start", "norm_par", "norm_coef",
     "shape_entry_start", "shape_par", "shape_offset", "shape_norm", "shape_linear", "shape_curved",
+    "par_scale_start", "par_scale", "scale_term",
+    "par_norm_start", "par_norm", "norm_term",
+    "par_shape_start", "par_shape", "shape_term",
     "par_kind", "par_aux", "par_width", "par_lower", "par_upper", "par_has_shape",
     "curved_par", "curved_start", "curved_term", "curved_entry", "curved_is_norm",
+    "reach_par",
     "gamma_start", "gamma_kind", "gamma_aux", "gamma_width", "gamma_lower", "gamma_upper",
 )  # fmt: skip
 _SEARCH_ARRAYS = ("data", "row", "pars", "poi", "starts", "found")
@@ -431,11 +436,16 @@ def _pack(model: CompiledModel, terms: list[_Term]) -> Lowered:
         "gamma_lower": model.lower[profiled],
         "gamma_upper": model.upper[profiled],
     }
+    poi = int(place[model.poi_index]) if model.poi_index >= 0 else -1
+    for kind in ("scale", "norm", "shape"):
+        arrays |= _by_parameter(kind, arrays, len(kept))
+    arrays |= _by_bin(arrays, model.n_main)
+    arrays["reach_par"] = _within_reach(arrays, poi)
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     sizes = (
         model.n_main, len(kept), len(profiled), len(terms), len(used), len(norms),
-        len(model.data), len(curved["curved_par"]),
-        int(place[model.poi_index]) if model.poi_index >= 0 else -1,
+        len(model.data), len(curved["curved_par"]), len(arrays["reach_par"]),
+        poi,
         model.norm_code, model.shape_code,
     )  # fmt: skip
     record = _Model(*sizes, *(arrays[name].ctypes.data for name in _ARRAY_FIELDS))
@@ -467,6 +477,35 @@ def _curved(model: CompiledModel, terms: list[_Term], place: Ints) -> dict[str, 
         "curved_entry": _ints([entry for _, entry, _ in rows]),
         "curved_is_norm": _ints([is_norm for _, _, is_norm in rows]),
     }
+
+
+def _by_parameter(kind: str, arrays: dict[str, NDArray[Any]], n_pars: int) -> dict[str, Ints]:
+    """Entries of one kind in the order of their parameters, and the term of each entry."""
+    start = arrays["shape_entry_start" if kind == "shape" else f"{kind}_start"]
+    pars = arrays[f"{kind}_par"]
+    return {
+        f"{kind}_term": np.repeat(np.arange(len(start) - 1), np.diff(start)),
+        f"par_{kind}": np.argsort(pars, kind="stable"),
+        f"par_{kind}_start": np.concatenate([[0], np.cumsum(np.bincount(pars, minlength=n_pars))]),
+    }
+
+
+def _by_bin(arrays: dict[str, NDArray[Any]], n_bins: int) -> dict[str, Ints]:
+    """Cells in the order of their bins, and the term of each cell."""
+    lengths = np.diff(arrays["term_start"])
+    term = np.repeat(np.arange(len(lengths)), lengths)
+    bins = arrays["term_bin"][term] + np.arange(len(term)) - arrays["term_start"][term]
+    return {
+        "cell_term": term,
+        "bin_cell": np.argsort(bins, kind="stable"),
+        "bin_start": np.concatenate([[0], np.cumsum(np.bincount(bins, minlength=n_bins))]),
+    }
+
+
+def _within_reach(arrays: dict[str, NDArray[Any]], poi: int) -> Ints:
+    """Free parameters whose lower bound is worth a try: see `REACH`."""
+    free = (arrays["par_kind"] == 0) & (arrays["par_lower"] < arrays["par_upper"])
+    return np.flatnonzero(free & (np.arange(len(free)) != poi))
 
 
 def _norm_positions(terms: list[_Term]) -> dict[tuple[int, int], int]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from hepdask_ml.campaign.ledger import MEMORY, open_ledger
 from hepdask_ml.campaign.unit import Block
 from hepdask_ml.limits.strategy import AdaptiveScan, needed_by_formulae
-from hepdask_ml.seeds import MICRO_BATCH
 
 if TYPE_CHECKING:
     from hepdask_ml.campaign.campaign import Campaign
     from hepdask_ml.campaign.unit import Unit
     from hepdask_ml.inference.limit import Limit
+    from hepdask_ml.limits.runner import ToyRunner
+
+TRIAL = 512
+"""Toys that are thrown and fitted to measure the pace."""
 
 DETOUR = 2.0
 """Toys that an adaptive scan throws for each one that it would need if it knew the limits."""
@@ -33,7 +36,7 @@ class Forecast:
     exact : bool
         Which of the two.
     toys_per_s : float
-        Of one thread on this machine, from a trial.
+        Of one thread of this machine's CPU, from a trial.
     """
 
     units: list[Unit]
@@ -48,7 +51,7 @@ class Forecast:
 
 
 def forecast(campaign: Campaign[Limit]) -> Forecast:
-    """Tell what a campaign will do, with a trial of one micro-batch of toys.
+    """Tell what a campaign will do, with a trial of some toys.
 
     Parameters
     ----------
@@ -71,7 +74,9 @@ def forecast(campaign: Campaign[Limit]) -> Forecast:
 
 def _pace(campaign: Campaign[Limit], units: list[Unit]) -> float:
     unit = units[len(units) // 2]
-    block = Block(unit.key, unit.spec, 0, MICRO_BATCH, "trial")
+    block = Block(unit.key, unit.spec, 0, TRIAL, "trial")
+    # What the GPUs of some workers make of it is known when they are there.
+    runner = replace(cast("ToyRunner", campaign.runner), engine="cpu")
     begun = perf_counter()
-    campaign.runner.run(block, lambda: False)
-    return MICRO_BATCH / (perf_counter() - begun)
+    runner.run(block, lambda: False)
+    return TRIAL / (perf_counter() - begun)

@@ -37,7 +37,6 @@ from hepdask_ml.inference.limit import crossing
 from hepdask_ml.inference.pvalues import BANDS, cls_value, expected_cls, p_value
 from hepdask_ml.limits.runner import GRAIN
 from hepdask_ml.limits.summary import asymptotic_fields, points
-from hepdask_ml.seeds import MICRO_BATCH
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +57,10 @@ FIRST_GOAL = 0.1
 STEP = 0.6
 """Part of the error that a round leaves at least."""
 
-FEWEST = 2 * MICRO_BATCH
+ROUND = 512
+"""Toys of a unit are a multiple of this, so that no round is held for a handful of them."""
+
+FEWEST = 2 * ROUND
 """Toys of each hypothesis at each point at least: some 20 beyond the outer bands."""
 
 MOST_POINTS = 60
@@ -314,8 +316,8 @@ def _keys(mu: float) -> tuple[str, str]:
 
 
 def _cut(unit: Unit, have: int, share: float) -> Unit:
-    """Let a unit grow by a share of what it was meant to, in whole micro-batches."""
-    more = int((unit.total - have) * share) // MICRO_BATCH * MICRO_BATCH
+    """Let a unit grow by a share of what it was meant to, rounded down."""
+    more = int((unit.total - have) * share) // ROUND * ROUND
     return replace(unit, total=have + more)
 
 
@@ -329,7 +331,7 @@ def _covers(have: tuple[int, int], pair: tuple[int, int]) -> bool:
 
 
 def _whole(toys: float) -> int:
-    return max(ceil(toys / MICRO_BATCH) * MICRO_BATCH, FEWEST)
+    return max(ceil(toys / ROUND) * ROUND, FEWEST)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -26,7 +26,6 @@ from hepdask_ml.campaign.plugin import PATIENCE_S, SILENCE_S
 from hepdask_ml.campaign.pool import TARGET_S, Committed, Pool
 from hepdask_ml.campaign.unit import Unit
 from hepdask_ml.limits.runner import CHUNK_S, GRAIN
-from hepdask_ml.seeds import MICRO_BATCH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -59,6 +58,9 @@ ALLOWED_FAILURES = 3
 PATIENCE = 4.0
 """After so many times the time that the work would take, a campaign is given up."""
 
+PIECE = 512
+"""Toys whose time on the median worker is given."""
+
 COMMITTED, STARTING, MESSAGES, WAITING = "committed", "starting", "messages", "waiting"
 KILLED, EXPIRED, LEAVING = "lost in deaths", "lost at walltime", "leaving"
 TWICE = "done again"
@@ -88,7 +90,7 @@ class World:
     hours : float
         Work: as much as all workers at once do in this time.
     grain_s : float
-        Time of the smallest piece on the median worker.
+        Time of `PIECE` toys on the median worker.
     spread : float
         Standard deviation of the logarithm of the CPU workers' paces: 0.76 puts 95 % of them
         within a factor of 20.
@@ -130,14 +132,14 @@ class World:
     @property
     def median_pace(self) -> float:
         """Steps per second."""
-        return MICRO_BATCH / self.grain_s
+        return PIECE / self.grain_s
 
     @property
     def total(self) -> int:
         """Steps of each unit: the work of all workers at once, over the number of units."""
         mean = (1.0 - self.gpus) * exp(self.spread**2 / 2.0) + self.gpus * self.gpu_pace
         steps = self.median_pace * mean * self.workers * self.hours * HOUR_S / self.units
-        return ceil(steps / MICRO_BATCH) * MICRO_BATCH
+        return ceil(steps / PIECE) * PIECE
 
 
 class Worker:

@@ -12,13 +12,12 @@ from benchmarks.models import MU, prepared
 
 from hepdask_ml.inference.toys import ToyResults, ToySettings, evaluate
 from hepdask_ml.likelihood.fit import DEFAULT_STARTS, available_processors
-from hepdask_ml.seeds import MICRO_BATCH
 
 if TYPE_CHECKING:
     from benchmarks.models import Case, Prepared
 
-CHUNKS = 8
-"""Chunks of toys that a thread works on at least: with fewer, the last one would be waited for."""
+CHUNK, CHUNKS = 512, 8
+"""Toys of a chunk, and chunks of a thread at least: with fewer, the last would be waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ def speed(case: Case, seconds: float, repetitions: int) -> Speed:
 
 def _enough(at: Prepared, starts: int, threads: int, seconds: float) -> int:
     """Toys that take about ``seconds``, a whole number of chunks for each thread."""
-    least = MICRO_BATCH * threads
+    least = CHUNK * threads
     _timed(at, least, starts, threads)  # loads the library, makes the tables
     took, _ = _timed(at, least, starts, threads)
     return least * max(ceil(seconds / took), CHUNKS)
