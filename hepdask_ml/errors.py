@@ -41,6 +41,14 @@ class SiteError(HepdaskError):
     """A place to run cannot be used: its scheduler, its workers, or the way to them."""
 
 
+class WorkerFault(HepdaskError):
+    """A worker cannot do such work at all; another one may."""
+
+
+class GpuError(WorkerFault):
+    """There is no GPU for a worker, or it fails."""
+
+
 def words(error: BaseException) -> str:
     """Give what an error of another library says, in one line and not too long.
 

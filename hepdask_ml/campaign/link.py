@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from dataclasses import dataclass, field
 from math import inf
 from time import monotonic
@@ -16,12 +17,12 @@ import hepdask_ml
 from hepdask_ml.campaign.drain import drain, interrupt, loop
 from hepdask_ml.campaign.messages import event_of, exchange, offer_fields
 from hepdask_ml.campaign.plugin import DRAIN, NAME, PoolPlugin
-from hepdask_ml.campaign.pool import TARGET_S, Pool
+from hepdask_ml.campaign.pool import TARGET_S, Committed, Pool
 from hepdask_ml.errors import SiteError
 from hepdask_ml.facility.node import End
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
     from distributed import Client
     from tornado.ioloop import IOLoop
@@ -49,6 +50,18 @@ _SAME_VERSION = f"install version {hepdask_ml.__version__} there, as it is here"
 
 _ERRORS = 3
 """Errors of drains, not of blocks, after which a worker gets none any more."""
+
+FAULTY = 3
+"""Workers in a row that cannot work, and no block between them, after which none is waited for."""
+
+HOPE_S = 6.0
+"""Time after which those who bring workers were seen, if there are any: they look every 5 s."""
+
+_REMEMBERED = 10
+"""Faults of workers that have gone."""
+
+_QUOTED = 3
+"""Faults in an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +133,13 @@ class LocalLink:
                 self._pool.offer(unit, done)
             self._changed.notify_all()
             self._pool.collect(written)
-            self._changed.wait_for(lambda: self._pool.events, patience_s)
+            self._changed.wait_for(lambda: self._pool.events or self._all_faulty(), patience_s)
             events = self._pool.collect(written)
-            return Collected(events, self._pool.drains, self._pool.n_lent, self._pool.free)
+            said = sorted(set(self._pool.faults.values()))
+            faults = tuple(f"a thread of this process cannot work: {each}" for each in said)
+            if self._all_faulty() and not (events or self._going):
+                raise _none_can(faults)
+            return Collected(events, self._pool.drains, self._pool.n_lent, self._pool.free, faults)
 
     def interrupt(self) -> None:
         """Ask the threads for what they hold."""
@@ -137,6 +154,9 @@ class LocalLink:
         with self._changed:
             self._pool.closed = True
             self._changed.notify_all()
+
+    def _all_faulty(self) -> bool:
+        return len(self._pool.faults) == len(self._threads)
 
     def _drain(self, runner: Runner, name: str) -> None:
         loop(runner, self._ask, name, End(None, "none"), lambda: self._going)
@@ -159,7 +179,7 @@ class _Known:
 
     fault: str = ""
     errors: int = 0
-    ends: bool = False  # has no time left
+    ends: bool = False  # has no time left, or is of no use
     drains: list[Future[str]] = field(default_factory=list)
 
 
@@ -193,14 +213,18 @@ class DaskLink:
         self._loop = cast("IOLoop", client.loop)
         self._target_s = target_s
         self._workers: dict[str, _Known] = {}
+        self._gone: deque[str] = deque(maxlen=_REMEMBERED)  # faults of those that are not there now
+        self._faulty = 0  # workers found so in a row
+        self._hopes_until = monotonic() + HOPE_S
         self._drains: dict[str, int] = {}  # of each worker, at the last census
         self._next_census = self._rested = -inf
         self._do(self._register)
 
     @property
     def faults(self) -> tuple[str, ...]:
-        """Why some workers get no work."""
-        return tuple(sorted({known.fault for known in self._workers.values() if known.fault}))
+        """Why some workers get no work; of those that have gone as well."""
+        here = {known.fault for known in self._workers.values() if known.fault}
+        return tuple(sorted(here.union(self._gone)))
 
     def collect(self, written: int, offers: Sequence[Offer], patience_s: float) -> Collected:
         """Offer units, keep drains on every worker, and give what has happened."""
@@ -214,23 +238,24 @@ class DaskLink:
             patience_s=patience_s,
             target_s=self._target_s,
         )
+        events = [event_of(fields) for fields in answer["events"]]
         if census:
             begun = monotonic()
             self._drains = dict(answer["drains"])
-            self._do(self._tend, answer["threads"], self._drains, answer["left"])
+            self._do(self._tend, answer)
             ending = any(known.ends for known in self._workers.values())
             # Among thousands of workers some always come or go, and a census takes its time.
             self._rested = begun + (monotonic() - begun) / CENSUS_SHARE
             self._next_census = max(self._rested, begun + (ENDING_S if ending else CENSUS_S))
         if answer["news"]:
             self._next_census = min(self._next_census, self._rested)
-        return Collected(
-            [event_of(fields) for fields in answer["events"]],
-            self._drains,
-            answer["lent"],
-            answer["free"],
-            self.faults,
-        )
+        if any(isinstance(event, Committed) for event in events):
+            self._faulty = 0
+        # What has been done, or is still being done, is written down first.
+        if census and not (events or answer["lent"]) and self._is_useless(answer):
+            self.close()  # who runs it again has mended something, and tries them all
+            raise _none_can(self.faults)
+        return Collected(events, self._drains, answer["lent"], answer["free"], self.faults)
 
     def interrupt(self) -> None:
         """Ask the workers for what they hold."""
@@ -281,14 +306,21 @@ class DaskLink:
                 "install the same version on both and start the scheduler again"
             )
 
-    async def _tend(
-        self, threads: dict[str, int], drains: dict[str, int], left: Sequence[Sequence[str]]
-    ) -> None:
-        """Put a drain on each thread that has none; retire workers that have no time left."""
+    async def _tend(self, answer: Mapping[str, Any]) -> None:
+        """Put a drain on each thread that has none; retire workers that have no time left.
+
+        Those that cannot work are retired where others are brought, and left alone elsewhere: they
+        may be of use to somebody else.
+        """
+        threads: dict[str, int] = answer["threads"]
+        drains = self._drains
         await self._check([address for address in threads if address not in self._workers])
-        for address, reason in left:
+        for address, reason in answer["left"]:
             if reason == "walltime" and address in threads:
                 self._workers[address].ends = True
+        for address, said in answer["faults"].items():
+            if address in threads:
+                self._note_fault(address, said, brought=answer["brought"])
         for address, room in threads.items():
             known = self._workers[address]
             await self._settle(address, known)
@@ -304,8 +336,17 @@ class DaskLink:
         if done:
             await self._client.retire_workers(done, close_workers=True)
         for address in self._workers.keys() - threads:
-            del self._workers[address]
-        self._stop_if_useless(threads)
+            known = self._workers.pop(address)
+            if known.fault:
+                self._gone.append(known.fault)
+
+    def _note_fault(self, address: str, said: str, *, brought: bool) -> None:
+        """Keep in mind that a worker has found that it cannot work."""
+        known = self._workers[address]
+        known.ends = known.ends or brought
+        if not known.fault:
+            known.fault = f"worker {address} cannot work: {said}"
+            self._faulty += 1
 
     def _submit(self, address: str) -> Future[str]:
         future = self._client.submit(
@@ -349,6 +390,22 @@ class DaskLink:
             elif isinstance(answer, str) and answer != hepdask_ml.__version__:
                 known.fault = f"worker {address} has hepdask-ml {answer}: {_SAME_VERSION}"
 
-    def _stop_if_useless(self, threads: dict[str, int]) -> None:
-        if threads and all(self._workers[address].fault for address in threads):
-            raise SiteError(f"no worker can be used: {self.faults[0]}")
+    def _is_useless(self, answer: Mapping[str, Any]) -> bool:
+        """Whether there is neither a worker that can work nor hope for one."""
+        threads: Collection[str] = answer["threads"]
+        if not all(self._workers[address].fault for address in threads):
+            return False
+        # The next one has the same installation, but may have a GPU that is sound.
+        hope = answer["brought"] or monotonic() < self._hopes_until
+        replaced: Collection[str] = answer["faults"] if hope else ()
+        return self._faulty >= FAULTY or any(address not in replaced for address in threads)
+
+
+def _none_can(faults: Sequence[str]) -> SiteError:
+    quoted = "; ".join(faults[:_QUOTED])
+    if len(faults) > _QUOTED:
+        quoted += f"; and {len(faults) - _QUOTED} more"
+    return SiteError(
+        f"no worker can be used ({quoted}): what was committed is in the ledger, mend the cause "
+        "and run again"
+    )

@@ -30,6 +30,7 @@ class Exchange(TypedDict, total=False):
     result: bytes
     seconds: float
     error: str
+    fault: str
     leaving: bool
 
 
@@ -77,12 +78,15 @@ def settle(pool: Pool, message: Exchange) -> None:
     pool : Pool
         The pool.
     message : Exchange
-        The drain's message; its result or error is taken out, so that it counts once.
+        The drain's message; its result, error or fault is taken out, so that it counts once.
     """
     token = message.pop("token", None)
     if token is None:
         return
-    if "error" in message:
+    if "fault" in message:
+        # The block is handed back when this drain is told to leave.
+        pool.fault(message["worker"], message.pop("fault"))
+    elif "error" in message:
         pool.fail(token, message.pop("error"))
     else:
         done = Done(message.pop("reached"), message.pop("result"))

@@ -62,6 +62,7 @@ class PoolPlugin(SchedulerPlugin):
         self._silence_s, self._abandoned_s = silence_s, abandoned_s
         self._served: dict[str, _Served] = {}
         self._dry_since: float | None = None
+        self._brought = False
 
     async def start(self, scheduler: Scheduler) -> None:
         """Register the handlers."""
@@ -173,6 +174,8 @@ class PoolPlugin(SchedulerPlugin):
             answer["threads"] = {address: worker.nthreads for address, worker in workers}
             answer["drains"] = pool.drains
             answer["left"], served.left = served.left, []
+            answer["faults"] = pool.faults
+            answer["brought"] = self._brought
         return answer
 
     def demand(self) -> dict[str, Any]:
@@ -185,6 +188,7 @@ class PoolPlugin(SchedulerPlugin):
             workers that hold one, or work something else; ``dry_s``: seconds for which no step was
             free, as far as that was asked.
         """
+        self._brought = True  # by whoever asks this
         pools = [served.pool for served in self._served.values()]
         free = sum(pool.free for pool in pools)
         if free:

@@ -40,7 +40,10 @@ LOSSES = 30
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """The answer to a drain that is to end, and why: ``walltime``, ``closed`` or ``surplus``."""
+    """The answer to a drain that is to end, and why.
+
+    The reason is ``closed``, ``fault``, ``walltime`` or ``surplus``.
+    """
 
     reason: str
 
@@ -128,6 +131,7 @@ class Pool:
         self._lease_of: dict[str, str] = {}  # token of each drain
         self._worker_of: dict[str, str] = {}  # worker of each drain
         self._drains_of: dict[str, set[str]] = {}  # drains of each worker
+        self._faults: dict[str, str] = {}  # why a worker cannot work
         self._events: list[Event] = []
         self._tokens, self._numbers = count(), count(1)
         self._free = 0
@@ -147,6 +151,11 @@ class Pool:
     def drains(self) -> dict[str, int]:
         """Number of drains of each worker."""
         return {worker: len(drains) for worker, drains in self._drains_of.items()}
+
+    @property
+    def faults(self) -> dict[str, str]:
+        """Why workers cannot work, by their names; these get no blocks."""
+        return dict(self._faults)
 
     @property
     def n_lent(self) -> int:
@@ -301,6 +310,20 @@ class Pool:
         self._retry(lease, error, final=place.errors >= ATTEMPTS)
         return True
 
+    def fault(self, worker: str, said: str) -> None:
+        """Lend nothing more to a worker that cannot work; no block is the worse for it.
+
+        Its drains are told to leave when they ask, and what they hold then is free again.
+
+        Parameters
+        ----------
+        worker : str
+            The worker.
+        said : str
+            Why it cannot.
+        """
+        self._faults.setdefault(worker, said)
+
     def leave(self, drain: str) -> None:
         """Forget a drain; what it holds is free again."""
         self._give_back(drain)
@@ -313,6 +336,7 @@ class Pool:
     def lost(self, worker: str) -> None:
         """Forget a worker that has died; the blocks of its drains are free again."""
         self.silent(worker)
+        self._faults.pop(worker, None)
         for drain in sorted(self._drains_of.get(worker, ())):
             self.leave(drain)
 
@@ -352,6 +376,8 @@ class Pool:
     ) -> Leave | None:
         if self.closed:
             return Leave("closed")
+        if worker in self._faults:
+            return Leave("fault")
         if seconds_left <= 0.0:
             return Leave("walltime")
         here = self._drains_of.get(worker, ())

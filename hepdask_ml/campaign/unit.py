@@ -140,5 +140,9 @@ class Runner(Protocol):
     def run(self, block: Block, enough: Callable[[], bool]) -> Done:
         """Work a block; look at ``enough()`` about every second and stop early where it is true.
 
-        An exception gives the block back, and after three of them the unit is given up.
+        An exception gives the block back, and after three of them the unit is given up.  Who finds
+        that this process cannot do the work at all raises a `WorkerFault`: the block is lent to
+        another worker as if it had not been tried, and this one gets no more of the campaign.
+        What was done until then is kept by giving it first, as a block that stops early, and
+        raising at the next call.
         """

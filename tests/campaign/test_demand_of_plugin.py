@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -12,6 +12,9 @@ from hepdask_ml.campaign import plugin as plugin_module
 from hepdask_ml.campaign.messages import offer_fields
 from hepdask_ml.campaign.plugin import DRAIN, PoolPlugin
 from hepdask_ml.campaign.unit import Unit
+
+if TYPE_CHECKING:
+    from hepdask_ml.campaign.messages import Exchange
 
 
 class Clock:
@@ -107,6 +110,34 @@ def test_round_that_is_offered_and_lent_between_two_questions_ends_the_dry_time(
     offer(plugin, "one", 1)
     take(plugin, "one", "tcp://a")
     assert scheduler.demand() == {"free": 0, "lent": 1, "busy": ["tcp://a"], "dry_s": 0.0}
+
+
+def census(plugin: PoolPlugin, campaign: str) -> dict[str, Any]:
+    return asyncio.run(plugin.collect(campaign, 0, [], True, 0.0))
+
+
+def test_census_tells_whether_somebody_brings_workers(clock: Clock) -> None:
+    plugin, scheduler = started("tcp://a")
+    offer(plugin, "one", 100)
+    assert not census(plugin, "one")["brought"]
+    scheduler.demand()
+    assert census(plugin, "one")["brought"]
+
+
+def test_census_tells_of_workers_that_cannot_work_until_they_are_gone(clock: Clock) -> None:
+    plugin, scheduler = started("tcp://a", "tcp://b")
+    offer(plugin, "one", 3)
+    token = take(plugin, "one", "tcp://a")["block"][4]
+    message: Exchange = {
+        "drain": "drain at tcp://a", "worker": "tcp://a", "token": token, "fault": "no GPU",
+    }  # fmt: skip
+    assert asyncio.run(plugin.exchange("one", message)) == {"leave": "fault"}
+    found = census(plugin, "one")
+    assert found["faults"] == {"tcp://a": "no GPU"}
+    assert found["left"] == [["tcp://a", "fault"]]
+    assert (found["free"], found["lent"], found["events"]) == (3, 0, [])
+    plugin.remove_worker(scheduler, "tcp://a", stimulus_id="handle-worker-cleanup-1")  # type: ignore[arg-type]
+    assert census(plugin, "one")["faults"] == {}
 
 
 def test_closed_campaign_asks_for_nothing(clock: Clock) -> None:

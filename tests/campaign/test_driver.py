@@ -25,7 +25,7 @@ from hepdask_ml.campaign.ledger import MEMORY, Ledger, open_ledger
 from hepdask_ml.campaign.link import Collected, LocalLink
 from hepdask_ml.campaign.pool import Pool
 from hepdask_ml.campaign.unit import Block, Done, Record, Unit
-from hepdask_ml.errors import CampaignError, Interrupted
+from hepdask_ml.errors import CampaignError, GpuError, Interrupted, SiteError, WorkerFault
 
 if TYPE_CHECKING:
     from hepdask_ml.campaign.link import Offer
@@ -217,6 +217,78 @@ def test_a_unit_that_always_fails_stops_no_other() -> None:
         assert ledger.records()[0] == Record(units[0], 1, 0, "RuntimeError: step 0 went wrong")
         drive(ledger, OneRound(*units), LocalLink(MadeUpRunner(), 2), NEVER)
         assert joined(ledger, "bad") == result_of("bad", 0, 10)
+
+
+class Faulty(MadeUpRunner):
+    """Cannot work in some threads; in others not before these have tried."""
+
+    def __init__(self, threads: int, error: WorkerFault) -> None:
+        super().__init__()
+        self.left = threads
+        self.tried = threading.Event()
+        self.error = error
+
+    def run(self, block: Block, enough: Callable[[], bool]) -> Done:
+        with self.lock:
+            mine = self.left > 0
+            self.left -= mine
+            if not self.left:
+                self.tried.set()
+        if mine:
+            raise self.error
+        self.tried.wait()
+        return super().run(block, enough)
+
+
+def test_a_thread_that_cannot_work_leaves_it_to_the_others() -> None:
+    seen = set[tuple[str, ...]]()
+    with new_ledger() as ledger:
+        runner = Faulty(2, GpuError("out of\nmemory."))
+        link = LocalLink(runner, 3, 1e-5)
+        drive(ledger, Rounds(), link, NEVER, lambda _, collected: seen.add(collected.faults))
+        check_complete(ledger)
+        assert ledger.failures() == []
+    assert ("a thread of this process cannot work: out of memory",) in seen
+    assert sum(thread.is_alive() for thread in link._threads) <= 1
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_where_no_thread_can_work_the_campaign_ends_and_can_go_on(threads: int) -> None:
+    with new_ledger() as ledger:
+        with pytest.raises(Interrupted):
+            drive(ledger, Rounds(), LocalLink(MadeUpRunner(), 2, 1e-6), After(0))
+        done = ledger.done_ranges()
+        with pytest.raises(SiteError) as useless:
+            drive(ledger, Rounds(), LocalLink(Faulty(threads, WorkerFault()), threads), NEVER)
+        assert str(useless.value) == (
+            "no worker can be used (a thread of this process cannot work: WorkerFault): what was "
+            "committed is in the ledger, mend the cause and run again"
+        )
+        assert ledger.failures() == []
+        assert ledger.done_ranges() == done
+        drive(ledger, Rounds(), LocalLink(MadeUpRunner(), 2), NEVER)
+        check_complete(ledger)
+
+
+def test_what_was_done_before_a_fault_is_kept() -> None:
+    class Breaks:
+        """Gives what it has when its GPU is lost, and says so afterwards."""
+
+        works = True
+
+        def run(self, block: Block, enough: Callable[[], bool]) -> Done:
+            if not self.works:
+                raise GpuError("lost")
+            self.works = False
+            return Done(block.start + 3, result_of(block.key, block.start, block.start + 3))
+
+    with new_ledger() as ledger:
+        unit = Unit("u", 10, grain=10)
+        with pytest.raises(SiteError, match="lost"):
+            drive(ledger, OneRound(unit), LocalLink(Breaks(), 1), NEVER)
+        assert ledger.done_ranges() == {"u": [(0, 3)]}
+        drive(ledger, OneRound(unit), LocalLink(MadeUpRunner(), 1), NEVER)
+        assert joined(ledger, "u") == result_of("u", 0, 10)
 
 
 @pytest.mark.parametrize(

@@ -118,10 +118,23 @@ def test_an_error_is_told_once() -> None:
     assert pool.lent == [("u", 0, 1, "w")]
 
 
+def test_a_fault_frees_the_block_and_sends_the_drain_home() -> None:
+    pool = pool_of(Unit("u", 1))
+    block = lent(exchange(pool, {"drain": "d", "worker": "w"}))
+    message: Exchange = {"drain": "d", "worker": "w", "token": block.token, "fault": "no GPU"}
+    again: Exchange = dict(message)  # type: ignore[assignment]
+    assert exchange(pool, message) == {"leave": "fault"}
+    assert exchange(pool, again) == {"leave": "fault"}  # sent twice, since the answer was lost
+    assert (pool.free, pool.lent, pool.collect()) == (1, [], [])
+    assert pool.faults == {"w": "no GPU"}
+    assert lent(exchange(pool, {"drain": "e", "worker": "v"})).token != block.token
+
+
 @pytest.mark.parametrize(
     ("message", "room", "answer"),
     [
         ({"leaving": True}, None, {"leave": "asked"}),
+        ({"leaving": True, "token": "t", "fault": "no GPU"}, None, {"leave": "asked"}),
         ({"seconds_left": 0.0}, None, {"leave": "walltime"}),
         ({}, 0, {"leave": "surplus"}),
     ],

@@ -142,6 +142,28 @@ class TestLeaving:
         assert isinstance(pool.take("c", "west", room=2), Block)
         assert pool.drains == {"east": 2, "west": 1}
 
+    def test_all_drains_of_a_worker_that_cannot_work_leave(self) -> None:
+        pool = pool_of(Unit("u", 40, grain=10))
+        held, goes_on = lend(pool, "a", "east"), lend(pool, "b", "east")
+        pool.fault("east", "no GPU")
+        pool.fault("east", "no GPU, says another thread")
+        assert pool.faults == {"east": "no GPU"}
+        assert pool.take("a", "east") == Leave("fault")
+        assert not finish(pool, held)
+        assert finish(pool, goes_on)
+        assert pool.take("b", "east") == Leave("fault")
+        assert pool.take("c", "east", seconds_left=0.0) == Leave("fault")
+        assert (pool.drains, pool.lent, ranges(pool)) == ({}, [], [(10, 20)])
+
+    def test_one_that_comes_back_under_the_same_address_is_tried_again(self) -> None:
+        pool = pool_of(Unit("u", 40, grain=10))
+        pool.fault("east", "no GPU")
+        pool.lost("west")
+        assert pool.take("a", "east") == Leave("fault")
+        pool.lost("east")
+        assert pool.faults == {}
+        assert isinstance(pool.take("a", "east"), Block)
+
     def test_what_one_held_who_has_to_leave_is_lent_to_another(self) -> None:
         pool = pool_of(Unit("u", 10, grain=10))
         first = lend(pool, "a", "east")
@@ -206,6 +228,20 @@ class TestTrouble:
         assert (pool.lent, pool.free) == ([], 0)
         pool.offer(Unit("good", 10))
         assert lend(pool, "b", "west").key == "good"
+
+    def test_a_block_is_none_the_worse_for_workers_that_cannot_work(self) -> None:
+        pool = pool_of(Unit("u", 20, grain=10))
+        pool.fail(lend(pool, "a", "east").token, "error")
+        for i in range(max(ATTEMPTS, LOSSES) + 1):
+            worker = f"west{i}"
+            assert lend(pool, "b", worker).start == 0
+            pool.fault(worker, "no GPU")
+            assert pool.take("b", worker) == Leave("fault")
+        assert [event.number for event in pool.collect()] == [1]
+        pool.fail(lend(pool, "c", "north").token, "error")
+        assert finish(pool, lend(pool, "c", "north", pace=1e9))  # and not halved
+        assert finish(pool, lend(pool, "c", "north", pace=1e9))
+        assert ranges(pool) == [(0, 10), (10, 20)]
 
     def test_errors_in_other_ranges_do_not_add_up(self) -> None:
         pool = pool_of(Unit("u", 100, grain=10))

@@ -115,6 +115,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.events: list[Event] = []
         self.newest = 0
         self.drains: set[str] = set()
+        self.faulty: set[str] = set()
         # The driver's side: what the ledger has, and up to which event.
         self.shape: dict[str, Unit] = {}
         self.ledger: dict[str, set[int]] = {}
@@ -222,6 +223,10 @@ class PoolMachine(RuleBasedStateMachine):
         free_before = {key: dict(known.free) for key, known in self.known.items()}
         here = sum(WORKER_OF[other] == worker for other in self.drains)
         answer = self.pool.take(drain, worker, seconds_left=seconds_left, pace=pace, room=room)
+        if worker in self.faulty:
+            assert answer == Leave("fault")
+            self.drains.discard(drain)
+            return
         if isinstance(answer, Leave):
             crowded = room is not None and here >= room and drain not in self.drains
             assert answer.reason == ("surplus" if crowded and seconds_left > 0.0 else "walltime")
@@ -354,6 +359,7 @@ class PoolMachine(RuleBasedStateMachine):
     def lose(self, worker: str) -> None:
         """A worker dies."""
         self.pool.lost(worker)
+        self.faulty.discard(worker)
         gone = sorted(drain for drain in self.drains if WORKER_OF[drain] == worker)
         events = list(self.pool.events[len(self.events) :])
         for drain in gone:
@@ -373,6 +379,12 @@ class PoolMachine(RuleBasedStateMachine):
                 self.events.append(event)
                 self.forgotten(lent.key)
         self.drains.difference_update(gone)
+
+    @rule(worker=WORKERS)
+    def fault(self, worker: str) -> None:
+        """A worker says that it cannot work; what its drains hold they hold until they ask."""
+        self.pool.fault(worker, "no GPU")
+        self.faulty.add(worker)
 
     @rule(drain=DRAINS)
     def leave(self, drain: str) -> None:
@@ -412,6 +424,7 @@ class PoolMachine(RuleBasedStateMachine):
             for lent in self.lent.values()
         )
         assert self.pool.drains == Counter(WORKER_OF[drain] for drain in self.drains)
+        assert self.pool.faults == dict.fromkeys(self.faulty, "no GPU")
 
     @invariant()
     def leases_are_few(self) -> None:

@@ -23,7 +23,7 @@ import hepdask_ml
 from hepdask_ml.campaign.campaign import Campaign
 from hepdask_ml.campaign.ledger import Identity, Ledger, open_ledger, read_ledger
 from hepdask_ml.campaign.unit import Done, Unit
-from hepdask_ml.errors import CampaignError, InputError
+from hepdask_ml.errors import CampaignError, GpuError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +39,9 @@ DEADLINE_S = 120.0
 
 BAD = "STORIES_BAD_WORKER"
 """Set in the environment of a worker on which some units raise."""
+
+NO_GPU = "STORIES_NO_GPU"
+"""Set in the environment of a worker that cannot work at all."""
 
 
 def step_bytes(key: str, salt: str, step: int) -> bytes:
@@ -126,6 +129,9 @@ class Steps:
             if (step - block.start) % LOOK_EVERY == 0:
                 if enough():
                     break
+                if self._lost_gpu():
+                    journal.write(f"end\t{thread}\t{block.token}\t{step}\t{step}\t{block.key}\n")
+                    raise GpuError("the GPU of this process is lost.")
                 hurry = hurry or Path(self.folder, "hurry").exists()
             if not hurry:
                 sleep(self.step_s)
@@ -135,6 +141,9 @@ class Steps:
             step += 1
         journal.write(f"end\t{thread}\t{block.token}\t{block.start}\t{step}\t{block.key}\n")
         return Done(step, b"".join(parts))
+
+    def _lost_gpu(self) -> bool:
+        return NO_GPU in os.environ or Path(self.folder, f"{os.getpid()}.lost").exists()
 
 
 def _raise_if(fault: str) -> None:
@@ -205,6 +214,14 @@ class Book:
     def hurry(self) -> None:
         """Let steps take no time from now on."""
         (self.folder / "hurry").touch()
+
+    def lose_gpu(self, process: int, *, back: bool = False) -> None:
+        """Let a process be unable to work from now on, or able again."""
+        path = self.folder / f"{process}.lost"
+        if back:
+            path.unlink()
+        else:
+            path.touch()
 
     def done(self) -> int:
         """Count the steps that the ledger has; 0 while it is not there."""
