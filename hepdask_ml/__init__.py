@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hepdask_ml.campaign.campaign import Campaign, Running, Status
-    from hepdask_ml.errors import CampaignError, HepdaskError, InputError, Interrupted, SiteError
+    from hepdask_ml.errors import (
+        CampaignError,
+        GpuError,
+        HepdaskError,
+        InputError,
+        Interrupted,
+        SiteError,
+        WorkerFault,
+    )
     from hepdask_ml.facility.site import open_site
     from hepdask_ml.inference.hypotest import Discovery, HypoTest, discovery, hypotest
     from hepdask_ml.inference.limit import Limit, upper_limit
@@ -36,6 +44,7 @@ __all__ = [
     "Discovery",
     "FitStatus",
     "Fits",
+    "GpuError",
     "HepdaskError",
     "HypoTest",
     "InputError",
@@ -44,6 +53,7 @@ __all__ = [
     "Running",
     "SiteError",
     "Status",
+    "WorkerFault",
     "__version__",
     "compile_model",
     "discovery",
@@ -61,6 +71,7 @@ _HOMES = {
     "Discovery": "inference.hypotest",
     "FitStatus": "likelihood.fit",
     "Fits": "likelihood.fit",
+    "GpuError": "errors",
     "HepdaskError": "errors",
     "HypoTest": "inference.hypotest",
     "InputError": "errors",
@@ -69,6 +80,7 @@ _HOMES = {
     "Running": "campaign.campaign",
     "SiteError": "errors",
     "Status": "campaign.campaign",
+    "WorkerFault": "errors",
     "compile_model": "likelihood.compile",
     "discovery": "inference.hypotest",
     "hypotest": "inference.hypotest",

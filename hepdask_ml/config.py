@@ -43,6 +43,9 @@ KINDS = ("toy-limit",)
 TEST_STATISTICS = ("qtilde", "q", "t")
 """Test statistics that make a limit."""
 
+ENGINES = ("auto", "cpu", "gpu")
+"""What may throw and fit the toys."""
+
 _NEITHER = "neither LO:HI:N, nor values separated by commas, nor auto"
 _LONGEST_SHOWN = 60
 
@@ -286,6 +289,8 @@ class LimitSettings:
         Equal seeds give equal toys.
     starts : int
         Fits of a toy at most in each round of the search for its lowest minimum.
+    engine : {"auto", "cpu", "gpu"}
+        What throws and fits the toys; each worker chooses the faster one if ``"auto"``.
     """
 
     precision: float | None = field(default=None, metadata={"rule": _inside})
@@ -299,6 +304,7 @@ class LimitSettings:
     test_statistic: str = field(default="qtilde", metadata={"rule": one_of(*TEST_STATISTICS)})
     seed: int = 1
     starts: int = field(default=8, metadata={"rule": at_least_one})
+    engine: str = field(default="auto", metadata={"rule": one_of(*ENGINES)})
 
     def __post_init__(self) -> None:
         settle(self)

@@ -114,7 +114,7 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
 
 def test_defaults_are_those_of_a_limit() -> None:
     asked = inspect.signature(upper_limit).parameters
-    for name in ("cl", "test_statistic", "seed", "starts"):
+    for name in ("cl", "test_statistic", "seed", "starts", "engine"):
         assert getattr(LimitSettings(), name) == asked[name].default
 
 
@@ -427,6 +427,10 @@ def test_home_folder_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         (lambda: LimitSettings(seed=cast("int", "1")), 'seed is "1": it must be a whole number'),
         (lambda: LimitSettings(toys=10), "toys is 10 without a scan: give a scan or drop the toys"),
         (lambda: LimitSettings(precision=10**400), "precision is 1000000000000"),
+        (
+            lambda: LimitSettings(engine="gpus"),
+            'engine is "gpus": choose from auto, cpu, gpu: did you mean "gpu"?',
+        ),
         (lambda: SiteSettings(workers=0), "workers is 0: it must be at least one"),
         (lambda: ModelSettings(""), 'workspace is "": it must not be empty'),
         (
@@ -534,6 +538,7 @@ limits = st.fixed_dictionaries(
         "test_statistic": st.sampled_from(["qtilde", "q", "t"]),
         "seed": st.integers(-(2**70), 2**70),
         "starts": counts,
+        "engine": st.sampled_from(["auto", "cpu", "gpu"]),
     },
 ) | st.fixed_dictionaries({"scan": st.lists(numbers, min_size=1, max_size=5), "toys": counts})
 sites = texts | st.fixed_dictionaries(

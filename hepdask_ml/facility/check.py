@@ -414,6 +414,12 @@ def _about_gpus(seen: Mapping[str, Any]) -> Judged:
             f"{got or 'none'} on the worker{why}: check the queue, and that the container sees "
             "the driver",
         )
+    elif asked and not seen["cupy"]:
+        yield (
+            False,
+            "CuPy is not installed where the worker runs, and toys are fitted on its CPU: install "
+            "hepdask-ml[gpu] there",
+        )
 
 
 def _about_walltime(seen: Mapping[str, Any]) -> Judged:

@@ -16,6 +16,7 @@ import tempfile
 import time
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -144,6 +145,7 @@ def _gpus(resource: float | None) -> dict[str, Any]:
     return {
         "seen": seen,
         "driver": _driver() if seen else None,
+        "cupy": find_spec("cupy") is not None,
         "visible": os.environ.get(VISIBLE),
         "resource": resource,
     }

@@ -25,9 +25,23 @@ from hepdask_ml.inference.asymptotics import (
 )
 from hepdask_ml.inference.pvalues import BANDS, Measured, cls_value, expected_cls, p_value
 from hepdask_ml.inference.statistics import bounded, checked_test_statistic, test_statistic
-from hepdask_ml.inference.toys import ToyResults, ToySettings, ensemble, evaluate, worse_status
+from hepdask_ml.inference.toys import (
+    ToyResults,
+    ToySettings,
+    choose,
+    ensemble,
+    evaluate,
+    worse_status,
+)
 from hepdask_ml.likelihood.compile import compile_model
-from hepdask_ml.likelihood.fit import DEFAULT_STARTS, FitPairs, FitStatus, converged, fit_pair
+from hepdask_ml.likelihood.fit import (
+    DEFAULT_STARTS,
+    FitPairs,
+    FitStatus,
+    available_processors,
+    converged,
+    fit_pair,
+)
 from hepdask_ml.likelihood.model import CompiledModel, observed
 from hepdask_ml.likelihood.rates import expected_data
 
@@ -36,6 +50,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from hepdask_ml.inference.engines import Choice, Engine
     from hepdask_ml.inference.statistics import TestStatistic
     from hepdask_ml.inference.toys import Ensemble, Progress
 
@@ -76,6 +91,9 @@ class HypoTest:
         Every toy thrown with and without the signal, those that did not converge too.
     warnings : tuple of str
         What the reader should know.
+    engine : str
+        What fitted the toys, and why that; not part of the document, whose numbers it does not
+        change.
     """
 
     poi: str
@@ -92,6 +110,7 @@ class HypoTest:
     toys_sb: ToyResults
     toys_b: ToyResults
     warnings: tuple[str, ...]
+    engine: str = ""
 
     @property
     def n_sb(self) -> int:
@@ -195,6 +214,8 @@ class Discovery:
         Background-only toys.
     warnings : tuple of str
         What the reader should know.
+    engine : str
+        What fitted the toys, and why that.
     """
 
     poi: str
@@ -207,6 +228,7 @@ class Discovery:
     asymptotic_significance: float
     toys: ToyResults
     warnings: tuple[str, ...]
+    engine: str = ""
 
     def _repr_html_(self) -> str:
         return str(late("ui.show").discovery_html(self))
@@ -270,6 +292,7 @@ def hypotest(  # noqa: PLR0913 - options, all keyword-only
     seed: int = 1,
     starts: int = DEFAULT_STARTS,
     threads: int | None = None,
+    engine: Engine = "auto",
     progress: Progress | None = None,
 ) -> HypoTest:
     """Test whether a signal of strength ``mu`` is excluded, with toys.
@@ -291,7 +314,10 @@ def hypotest(  # noqa: PLR0913 - options, all keyword-only
     starts : int
         Fits at most in each round of the search for the lowest minimum.
     threads : int, optional
-        Threads to use; all processors of this process if not given.
+        Threads to use on the CPU; all processors of this process if not given.
+    engine : {"auto", "cpu", "gpu"}
+        What throws and fits the toys.  ``"auto"`` takes a GPU if there is one and a short
+        measurement finds it the faster one; ``"gpu"`` is an error without one.
     progress : Progress, optional
         Is told how far the toys are.
 
@@ -306,6 +332,8 @@ def hypotest(  # noqa: PLR0913 - options, all keyword-only
         If the model, the data or a setting is wrong.
     HepdaskError
         If a fit to the observed data does not converge.
+    GpuError
+        If a GPU is asked for and cannot be used, or fails.
 
     Examples
     --------
@@ -313,7 +341,7 @@ def hypotest(  # noqa: PLR0913 - options, all keyword-only
     >>> 0.0 <= test.cls.value <= 1.0
     True
     """
-    settings = ToySettings(toys, seed, starts, threads, progress)
+    settings = ToySettings(toys, seed, starts, threads, progress, engine)
     kind = checked_test_statistic(test_statistic, LIMIT_STATISTICS)
     experiment = prepare(model, data, kind, starts)
     if progress is not None:
@@ -329,13 +357,14 @@ def discovery(
     seed: int = 1,
     starts: int = DEFAULT_STARTS,
     threads: int | None = None,
+    engine: Engine = "auto",
     progress: Progress | None = None,
 ) -> Discovery:
     """Test the background-only hypothesis for an excess, with toys of q0.
 
     Parameters
     ----------
-    model, data, toys, seed, starts, threads, progress
+    model, data, toys, seed, starts, threads, engine, progress
         As in `hypotest`.
 
     Returns
@@ -349,19 +378,22 @@ def discovery(
         If the model, the data or a setting is wrong.
     HepdaskError
         If a fit to the observed data does not converge.
+    GpuError
+        If a GPU is asked for and cannot be used, or fails.
 
     References
     ----------
     G. Cowan et al., Eur. Phys. J. C 71 (2011) 1554, eqs. 12 and 52.
     """
-    settings = ToySettings(toys, seed, starts, threads, progress)
+    settings = ToySettings(toys, seed, starts, threads, progress, engine)
     experiment = prepare(model, data, "q0", starts)
     if progress is not None:
         progress.plan(toys)
     found = experiment.observed(0.0)
     q0 = float(test_statistic("q0", found)[0])
     null = ensemble(experiment.model, "mu=0.0/b", experiment.null)
-    [results] = evaluate(experiment.model, [null], 0.0, "q0", settings)
+    choice = choose_engine(experiment, 0.0, settings, toys)
+    [results] = evaluate(experiment.model, [null], 0.0, "q0", settings, choice.engine)
     p = p_value(results.counted, q0)
     asymptotic_p, asymptotic_z = asymptotic_discovery(q0)
     warnings = (*model_warnings(experiment.model, "q0", [null]), *unconverged_warning([results]))
@@ -378,6 +410,7 @@ def discovery(
         asymptotic_significance=asymptotic_z,
         toys=results,
         warnings=warnings,
+        engine=str(choice),
     )
 
 
@@ -419,7 +452,48 @@ def prepare(
     return Experiment(compiled, kind, null.pars[0], asimov, starts)
 
 
-def test_point(experiment: Experiment, mu: float, settings: ToySettings) -> HypoTest:
+def choose_engine(experiment: Experiment, mu: float, settings: ToySettings, toys: int) -> Choice:
+    """Choose what throws and fits the toys of an experiment.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The prepared model.
+    mu : float
+        A value that is tested.
+    settings : ToySettings
+        What is asked for.
+    toys : int
+        Toys in all.
+
+    Returns
+    -------
+    Choice
+        The engine, and why that.
+
+    Raises
+    ------
+    GpuError
+        If a GPU is asked for and cannot be used.
+    """
+    model = experiment.model
+    return choose(
+        model,
+        ensemble(model, "trial", experiment.null),
+        mu,
+        experiment.kind,
+        settings,
+        threads=settings.threads or available_processors(),
+        toys=toys,
+    )
+
+
+def test_point(
+    experiment: Experiment,
+    mu: float,
+    settings: ToySettings,
+    choice: Choice | None = None,  # noqa: PT028 - no test of pytest's, see below
+) -> HypoTest:
     """Test one value of the parameter of interest.
 
     Parameters
@@ -430,6 +504,8 @@ def test_point(experiment: Experiment, mu: float, settings: ToySettings) -> Hypo
         Value to be tested.
     settings : ToySettings
         How many toys, from which seed, and how.
+    choice : Choice, optional
+        The engine; chosen by the settings if not given.
 
     Returns
     -------
@@ -446,7 +522,8 @@ def test_point(experiment: Experiment, mu: float, settings: ToySettings) -> Hypo
     model, kind = experiment.model, experiment.kind
     seen = observe(experiment, mu)
     ensembles = ensembles_at(model, seen, experiment.null)
-    toys_sb, toys_b = evaluate(model, ensembles, seen.mu, kind, settings)
+    choice = choice or choose_engine(experiment, seen.mu, settings, 2 * settings.toys)
+    toys_sb, toys_b = evaluate(model, ensembles, seen.mu, kind, settings, choice.engine)
     return compare(
         seen,
         toys_sb,
@@ -455,6 +532,7 @@ def test_point(experiment: Experiment, mu: float, settings: ToySettings) -> Hypo
         kind=kind,
         seed=settings.seed,
         warnings=model_warnings(model, kind, ensembles),
+        engine=str(choice),
     )
 
 
@@ -533,6 +611,7 @@ def compare(
     kind: str,
     seed: int | tuple[int, ...],
     warnings: tuple[str, ...] = (),
+    engine: str = "",
 ) -> HypoTest:
     """Compare the observed data with toys of both hypotheses.
 
@@ -550,6 +629,8 @@ def compare(
         Seed of the toys.
     warnings : tuple of str
         What the reader should know already.
+    engine : str
+        What fitted the toys.
 
     Returns
     -------
@@ -576,6 +657,7 @@ def compare(
             *unconverged_warning([toys_sb, toys_b]),
             *_tail_warnings(clb, len(toys_b.counted)),
         ),
+        engine=engine,
     )
 
 

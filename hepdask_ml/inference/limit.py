@@ -19,6 +19,7 @@ from hepdask_ml.inference.hypotest import (
     Experiment,
     HypoTest,
     checked_poi,
+    choose_engine,
     number,
     prepare,
     test_point,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from hepdask_ml.inference.engines import Choice, Engine
     from hepdask_ml.inference.toys import Progress
 
     Floats = NDArray[np.float64]
@@ -78,6 +80,9 @@ class Limit:
         What the reader should know.
     versions : dict
         Versions of this package and of numpy, whose generators made the toys.
+    engine : str
+        What fitted the toys, and why that; not part of the document, whose numbers it does not
+        change.
     """
 
     poi: str
@@ -90,6 +95,7 @@ class Limit:
     asymptotic: Asymptotic
     warnings: tuple[str, ...]
     versions: dict[str, str]
+    engine: str = ""
 
     @property
     def toys_per_point(self) -> int | None:
@@ -158,6 +164,7 @@ def upper_limit(  # noqa: PLR0913 - options, all keyword-only
     seed: int = 1,
     starts: int = DEFAULT_STARTS,
     threads: int | None = None,
+    engine: Engine = "auto",
     progress: Progress | None = None,
 ) -> Limit:
     """Find the largest signal that is not excluded, with toys.
@@ -183,7 +190,10 @@ def upper_limit(  # noqa: PLR0913 - options, all keyword-only
     starts : int
         Fits at most in each round of the search for the lowest minimum.
     threads : int, optional
-        Threads to use; all processors of this process if not given.
+        Threads to use on the CPU; all processors of this process if not given.
+    engine : {"auto", "cpu", "gpu"}
+        What throws and fits the toys.  ``"auto"`` takes a GPU if there is one and a short
+        measurement finds it the faster one; ``"gpu"`` is an error without one.
     progress : Progress, optional
         Is told how far the toys are.
 
@@ -198,6 +208,8 @@ def upper_limit(  # noqa: PLR0913 - options, all keyword-only
         If the model, the data or a setting is wrong.
     HepdaskError
         If a fit to the observed data does not converge.
+    GpuError
+        If a GPU is asked for and cannot be used, or fails.
 
     Examples
     --------
@@ -209,18 +221,20 @@ def upper_limit(  # noqa: PLR0913 - options, all keyword-only
     automatic = isinstance(scan, str)
     if automatic and scan != "auto":
         raise InputError(f'the scan is "{scan}": give "auto" or a list of values')
-    settings = ToySettings(toys, seed, starts, threads, progress)
+    settings = ToySettings(toys, seed, starts, threads, progress, engine)
     kind = checked_test_statistic(test_statistic, LIMIT_STATISTICS)
     experiment = prepare(model, data, kind, starts)
     values = [] if automatic else checked_scan(experiment, scan)
     asymptotic = asymptotic_limits(experiment, level)
     if automatic:
         values = first_scan(experiment, asymptotic)
+    planned = 2 * toys * len(values)
+    choice = choose_engine(experiment, values[len(values) // 2], settings, planned)
     if progress is not None:
-        progress.plan(2 * toys * len(values))
-    points = [test_point(experiment, mu, settings) for mu in values]
+        progress.plan(planned)
+    points = [test_point(experiment, mu, settings, choice) for mu in values]
     if automatic:
-        points = _extended(experiment, points, level, settings)
+        points = _extended(experiment, points, level, settings, choice)
     return summarise(points, asymptotic, cl=float(cl))
 
 
@@ -262,6 +276,7 @@ def summarise(
         asymptotic=asymptotic,
         warnings=(*warnings, *_warnings(points, limits, asymptotic)),
         versions={"hepdask-ml": hepdask_ml.__version__, "numpy": version("numpy")},
+        engine=first.engine,
     )
 
 
@@ -430,7 +445,11 @@ def first_scan(experiment: Experiment, asymptotic: Asymptotic) -> list[float]:
 
 
 def _extended(
-    experiment: Experiment, points: list[HypoTest], level: float, settings: ToySettings
+    experiment: Experiment,
+    points: list[HypoTest],
+    level: float,
+    settings: ToySettings,
+    choice: Choice,
 ) -> list[HypoTest]:
     """Add points at either end until every curve crosses the level, or a bound is met."""
     top = float(experiment.model.upper[experiment.model.poi_index])
@@ -446,7 +465,7 @@ def _extended(
             break
         if settings.progress is not None:
             settings.progress.plan(2 * settings.toys * (len(points) + len(more)))
-        points = points + [test_point(experiment, mu, settings) for mu in more]
+        points = points + [test_point(experiment, mu, settings, choice) for mu in more]
         points.sort(key=lambda point: point.mu)
     return points
 

@@ -1,7 +1,9 @@
 """p-values from counted toys, with their Monte-Carlo errors.
 
 A toy lies *above* an observation if its test statistic is at least as large: ties count, since
-q-tilde is exactly zero in many toys.  Everything sorts once, so that a million toys take less than
+q-tilde is exactly zero in many toys, and in a counting experiment many toys are equal to the data.
+Values are taken for tied if no fit could tell them apart, for another engine, or another starting
+point, rounds otherwise.  Everything sorts once, so that a million toys take less than
 a second.
 """
 
@@ -34,6 +36,9 @@ class Measured:
 
 
 UNDEFINED = Measured(nan, nan)
+
+TIE = 1e-6
+"""Difference of test statistics up to which they are tied: engines differ by less."""
 
 _PART_OF_TAIL = 0.25
 """Part of the toys beyond a band over which the change of CLs with the band is averaged."""
@@ -80,7 +85,7 @@ def p_value(q: Floats, observed: float) -> Measured:
     """
     if not len(q):
         return UNDEFINED
-    share = float(np.count_nonzero(q >= observed)) / len(q)
+    share = float(np.count_nonzero(q >= observed - TIE)) / len(q)
     return Measured(share, _binomial_error(share, len(q)))
 
 
@@ -164,7 +169,7 @@ def _band_errors(q_sb: Floats, q_b: Floats, p: float) -> tuple[float, float]:
 
 def _share_above(q_sorted: Floats, at: Floats) -> Floats:
     """Share of the toys at or above each value."""
-    return 1.0 - np.searchsorted(q_sorted, at, side="left") / len(q_sorted)
+    return 1.0 - np.searchsorted(q_sorted, at - TIE, side="left") / len(q_sorted)
 
 
 def _binomial_error(share: float, n: int) -> float:

@@ -8,37 +8,55 @@ hypothesis that it is thrown from and the value of the parameter of interest tha
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from hepdask_ml.errors import InputError
+from hepdask_ml.inference.engines import checked_engine, chosen
 from hepdask_ml.inference.statistics import test_statistic
+from hepdask_ml.likelihood import kernels_gpu
 from hepdask_ml.likelihood.fit import (
     DEFAULT_STARTS,
+    FitPairs,
     available_processors,
     converged,
     fit_pair,
+    random_shifts,
     rows_at_once,
 )
+from hepdask_ml.likelihood.kernels import lower
 from hepdask_ml.likelihood.rates import expected_data
-from hepdask_ml.seeds import MICRO_BATCH, stream
+from hepdask_ml.likelihood.throw import Throwing
+from hepdask_ml.likelihood.throw import throw as throw_data
+from hepdask_ml.seeds import key
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
+    from hepdask_ml.inference.engines import Choice, Engine, Used
     from hepdask_ml.inference.statistics import TestStatistic
-    from hepdask_ml.likelihood.fit import FitPairs
     from hepdask_ml.likelihood.model import CompiledModel
 
     Floats = NDArray[np.float64]
+    _Chunk = tuple[int, slice]  # which ensemble, and which of its toys
 
 LARGEST_RATE = 1e15
 """Counts above are not drawn exactly any more: doubles end to hold every integer soon after."""
+
+LEAST_CHUNK = 64
+"""Toys that one thread takes at least: what surrounds the fits costs as much as some of them."""
+
+FIRST_ON_GPU, MOST_ON_GPU = 4096, 1 << 22
+"""Toys of the first range of a GPU, which cost it hardly more than one, and of the largest."""
+
+LOOK_S = 0.5
+"""Time of a range on a GPU above which ranges grow no more."""
 
 
 class Progress(Protocol):
@@ -87,7 +105,7 @@ class Ensemble:
     Attributes
     ----------
     name : str
-        Addresses the random streams.
+        The unit, whose random numbers they get.
     pars : (n_pars,) float array
         What they are thrown from, and where their fits start.
     expected : (n_data,) float array
@@ -115,9 +133,11 @@ class ToySettings:
     starts : int
         Fits at most in each round of the search for the lowest minimum.
     threads : int or None
-        Threads to use; all processors of this process if None.
+        Threads to use on the CPU; all processors of this process if None.
     progress : Progress or None
         Is told of every chunk that is done.
+    engine : {"auto", "cpu", "gpu"}
+        What is to throw and fit them; see `choose`.
     """
 
     toys: int
@@ -125,6 +145,7 @@ class ToySettings:
     starts: int = DEFAULT_STARTS
     threads: int | None = None
     progress: Progress | None = None
+    engine: Engine = "auto"
 
     def __post_init__(self) -> None:
         _check_count("toys", self.toys)
@@ -132,6 +153,7 @@ class ToySettings:
         if self.threads is not None:
             _check_count("threads", self.threads)
         _check_integer("seed", self.seed)
+        checked_engine(self.engine)
 
 
 def _check_count(what: str, count: Any) -> None:
@@ -153,7 +175,7 @@ def ensemble(model: CompiledModel, name: str, pars: Floats) -> Ensemble:
     model : CompiledModel
         The model.
     name : str
-        Addresses the random streams.
+        The unit, whose random numbers the toys get.
     pars : (n_pars,) float array
         The hypothesis: the conditional fit to the observed data.
 
@@ -180,6 +202,35 @@ def ensemble(model: CompiledModel, name: str, pars: Floats) -> Ensemble:
     return Ensemble(name, pars, expected, floored)
 
 
+def throwing(model: CompiledModel, ensemble: Ensemble, seed: int) -> Throwing:
+    """Give what the toys of an ensemble fluctuate about.
+
+    Parameters
+    ----------
+    model : CompiledModel
+        The model.
+    ensemble : Ensemble
+        The hypothesis.
+    seed : int
+        The user's seed.
+
+    Returns
+    -------
+    Throwing
+        Of all main and auxiliary data.
+    """
+    counts, normal = model.count_index, model.constraint == 1
+    gauss, expected = model.aux_index[normal], ensemble.expected
+    return Throwing(
+        key=key(seed, ensemble.name),
+        count_index=counts,
+        rate=expected[counts],
+        normal_index=gauss,
+        mean=expected[gauss],
+        width=model.sigma[normal],
+    )
+
+
 def throw(model: CompiledModel, ensemble: Ensemble, *, seed: int, start: int, stop: int) -> Floats:
     """Throw the toys ``start`` to ``stop`` of an ensemble.
 
@@ -197,22 +248,12 @@ def throw(model: CompiledModel, ensemble: Ensemble, *, seed: int, start: int, st
     Returns
     -------
     (stop - start, n_data) float array
-        Main and auxiliary data.
+        Main and auxiliary data; each toy is the same whatever the range it is thrown in.
     """
-    counts, normal = model.count_index, model.constraint == 1
-    rates, gauss = ensemble.expected[counts], model.aux_index[normal]
-    means, widths = ensemble.expected[gauss], model.sigma[normal]
-    first, last = start // MICRO_BATCH, -(-stop // MICRO_BATCH)
-    data = np.empty(((last - first) * MICRO_BATCH, model.n_data))
-    for micro_batch in range(first, last):
-        rng = stream(seed, ensemble.name, micro_batch)
-        rows = data[(micro_batch - first) * MICRO_BATCH :][:MICRO_BATCH]
-        rows[:, counts] = rng.poisson(rates, (MICRO_BATCH, len(rates)))
-        rows[:, gauss] = rng.normal(means, widths, (MICRO_BATCH, len(means)))
-    return data[start - first * MICRO_BATCH : stop - first * MICRO_BATCH]
+    return throw_data(throwing(model, ensemble, seed), start, stop - start, model.n_data)
 
 
-def evaluate_range(
+def evaluate_range(  # noqa: PLR0913 - toys have many facts, and each is named once
     model: CompiledModel,
     ensemble: Ensemble,
     poi: float,
@@ -221,6 +262,7 @@ def evaluate_range(
     starts: int,
     start: int,
     stop: int,
+    engine: Used = "cpu",
 ) -> ToyResults:
     """Throw and fit the toys ``start`` to ``stop`` of an ensemble, in this thread.
 
@@ -238,15 +280,97 @@ def evaluate_range(
         As in `ToySettings`.
     start, stop : int
         Half-open range of toys.
+    engine : {"cpu", "gpu"}
+        What does it.
 
     Returns
     -------
     ToyResults
-        Of ``stop - start`` toys; each is the same whatever the range it is evaluated in.
+        Of ``stop - start`` toys; each is the same whatever the range it is evaluated in.  Both
+        engines throw the same toys, and what they make of them differs by less than 1e-6.
+
+    Raises
+    ------
+    GpuError
+        If the GPU fails.
     """
-    data = throw(model, ensemble, seed=seed, start=start, stop=stop)
-    pairs = fit_pair(model, data, poi, starts=starts, init=ensemble.pars, threads=1)
+    if engine == "gpu":
+        pairs = _pairs_on_gpu(model, ensemble, poi, seed, starts, range(start, stop))
+    else:
+        data = throw(model, ensemble, seed=seed, start=start, stop=stop)
+        pairs = fit_pair(model, data, poi, starts=starts, init=ensemble.pars, threads=1)
     return ToyResults(test_statistic(kind, pairs), pairs.poi_hat, worse_status(pairs))
+
+
+def _pairs_on_gpu(
+    model: CompiledModel, ensemble: Ensemble, poi: float, seed: int, starts: int, toys: range
+) -> FitPairs:
+    lowered = lower(model)
+    found = kernels_gpu.fit_pairs(
+        lowered,
+        kernels_gpu.Thrown(throwing(model, ensemble, seed), toys),
+        poi,
+        ensemble.pars[lowered.kept],
+        starts=starts,
+        shifts=random_shifts(lowered, starts),
+    )
+    return FitPairs(
+        poi_test=poi,
+        poi_hat=found.poi_hat,
+        # Without the terms of the data alone, which cancel in any test statistic.
+        twice_nll_fixed=2.0 * found.nll_fixed,
+        twice_nll_free=2.0 * found.nll_free,
+        status_fixed=found.status_fixed,
+        status_free=found.status_free,
+    )
+
+
+def choose(
+    model: CompiledModel,
+    ensemble: Ensemble,
+    poi: float,
+    kind: TestStatistic,
+    settings: ToySettings,
+    *,
+    threads: int | None = None,
+    toys: int | None = None,
+) -> Choice:
+    """Choose the engine for toys of a model; see `hepdask_ml.inference.engines.chosen`.
+
+    Parameters
+    ----------
+    model : CompiledModel
+        The model.
+    ensemble : Ensemble
+        A hypothesis.
+    poi : float
+        A value of the parameter of interest that is tested.
+    kind : {"q0", "q", "qtilde", "t"}
+        Test statistic.
+    settings : ToySettings
+        What is asked for.
+    threads : int, optional
+        Threads that would do the work on the CPU; as many as ask at once if not given.
+    toys : int, optional
+        Toys in all, if that is known.
+
+    Returns
+    -------
+    Choice
+        The engine, and why that.
+
+    Raises
+    ------
+    GpuError
+        If a GPU is asked for and cannot be used.
+    """
+
+    def trial(engine: Used, toys: int, threads: int) -> None:
+        some = replace(settings, toys=toys, threads=threads, progress=None)
+        evaluate(model, [ensemble], poi, kind, some, engine)
+
+    key = f"{model.digest} {settings.starts}"
+    return chosen(settings.engine, trial, key, threads=threads, toys=toys)
 
 
 def evaluate(
@@ -255,8 +379,9 @@ def evaluate(
     poi: float,
     kind: TestStatistic,
     settings: ToySettings,
+    engine: Used = "cpu",
 ) -> list[ToyResults]:
-    """Throw and fit the toys of some ensembles, side by side in threads.
+    """Throw and fit the toys of some ensembles: side by side in threads, or on the GPU.
 
     Parameters
     ----------
@@ -269,43 +394,92 @@ def evaluate(
     kind : {"q0", "q", "qtilde", "t"}
         Test statistic.
     settings : ToySettings
-        How many toys, from which seed, and how.
+        How many toys, from which seed, and how; what engine it asks for does not matter here.
+    engine : {"cpu", "gpu"}
+        What does it.
 
     Returns
     -------
     list of ToyResults
         One for each ensemble; the same whatever the number of threads.
+
+    Raises
+    ------
+    GpuError
+        If the GPU fails.
     """
-    toys, starts = settings.toys, settings.starts
-    threads = settings.threads or available_processors()
-    fair = -(-toys * len(ensembles) // (2 * threads * MICRO_BATCH)) * MICRO_BATCH
-    size = min(rows_at_once(model), max(fair, MICRO_BATCH))
+    toys = settings.toys
     results = [
         ToyResults(np.empty(toys), np.empty(toys), np.empty(toys, np.int8)) for _ in ensembles
     ]
-    chunks = [
-        (ensemble, result, slice(at, min(at + size, toys)))
-        for ensemble, result in zip(ensembles, results, strict=True)
-        for at in range(0, toys, size)
-    ]
 
-    def work(chunk: tuple[Ensemble, ToyResults, slice]) -> int:
-        ensemble, result, rows = chunk
+    def work(chunk: _Chunk) -> int:
+        of, rows = chunk
         piece = evaluate_range(
-            model, ensemble, poi, kind, settings.seed, starts, rows.start, rows.stop
+            model,
+            ensembles[of],
+            poi,
+            kind,
+            settings.seed,
+            settings.starts,
+            rows.start,
+            rows.stop,
+            engine,
         )
-        result.q[rows], result.poi_hat[rows] = piece.q, piece.poi_hat
-        result.status[rows] = piece.status
+        results[of].q[rows], results[of].poi_hat[rows] = piece.q, piece.poi_hat
+        results[of].status[rows] = piece.status
         return len(piece.q)
 
+    def tell(done: int) -> None:
+        if settings.progress is not None:
+            settings.progress.advance(done)
+
+    if engine == "gpu":
+        _work_on_gpu(work, len(ensembles), toys, tell)
+    else:
+        threads = settings.threads or available_processors()
+        fair = -(-toys * len(ensembles) // (2 * threads))
+        size = min(rows_at_once(model), max(fair, LEAST_CHUNK))
+        _work_in_threads(work, len(ensembles), toys, tell, size=size, threads=threads)
+    return results
+
+
+def _work_in_threads(
+    work: Callable[[_Chunk], int],
+    n_ensembles: int,
+    toys: int,
+    tell: Callable[[int], None],
+    *,
+    size: int,
+    threads: int,
+) -> None:
+    chunks = [
+        (of, slice(at, min(at + size, toys)))
+        for of in range(n_ensembles)
+        for at in range(0, toys, size)
+    ]
     pool = ThreadPoolExecutor(threads)
     try:
         for done in pool.map(work, chunks):
-            if settings.progress is not None:
-                settings.progress.advance(done)
+            tell(done)
     finally:
         pool.shutdown(cancel_futures=True)
-    return results
+
+
+def _work_on_gpu(
+    work: Callable[[_Chunk], int], n_ensembles: int, toys: int, tell: Callable[[int], None]
+) -> None:
+    """Work in ranges that grow until one takes long enough to keep the device busy."""
+    size = FIRST_ON_GPU
+    for of in range(n_ensembles):
+        at = 0
+        while at < toys:
+            begun = monotonic()
+            done = work((of, slice(at, min(at + size, toys))))
+            if monotonic() - begun < LOOK_S:
+                size = min(2 * size, MOST_ON_GPU)
+            at += done
+            tell(done)
 
 
 def worse_status(pairs: FitPairs) -> NDArray[np.int8]:

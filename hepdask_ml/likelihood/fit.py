@@ -299,16 +299,33 @@ class _Problem:
 
     def around(self, rows: NDArray[np.int64], pars: Floats) -> _Starts:
         """Points anywhere around the minima ``pars``, for starts beyond the default."""
-        shifts = _shifts(max(self.starts - DEFAULT_STARTS, 0), pars.shape[1])
-        arrays = self.lowered.arrays
-        scale = np.where(arrays["par_kind"] == NORMAL, arrays["par_width"], UNCONSTRAINED_SPREAD)
-        points = pars[None, :, :] + (shifts * scale)[:, None, :]
+        shifts = random_shifts(self.lowered, self.starts)
+        points = pars[None, :, :] + shifts[:, None, :]
         return _Starts(np.tile(rows, len(shifts)), points.reshape(-1, pars.shape[1]))
 
 
+def random_shifts(lowered: Lowered, starts: int) -> Floats:
+    """Give the steps from a first minimum to the random starts, the same for every data set.
+
+    Parameters
+    ----------
+    lowered : Lowered
+        The model.
+    starts : int
+        Fits of one data set at most in each round of the search.
+
+    Returns
+    -------
+    (max(starts - DEFAULT_STARTS, 0), n_kept) float array
+        Normally distributed, with the width of each parameter's constraint.
+    """
+    arrays = lowered.arrays
+    scale = np.where(arrays["par_kind"] == NORMAL, arrays["par_width"], UNCONSTRAINED_SPREAD)
+    return _normals(max(starts - DEFAULT_STARTS, 0), len(scale)) * scale
+
+
 @cache
-def _shifts(n_starts: int, n_pars: int) -> Floats:
-    """(n_starts, n_pars) steps in standard deviations, the same ones for every data set."""
+def _normals(n_starts: int, n_pars: int) -> Floats:
     return np.random.default_rng(0).normal(size=(n_starts, n_pars))
 
 

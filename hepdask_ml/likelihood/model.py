@@ -201,7 +201,9 @@ class CompiledModel:
         init: Floats | None = None,
         threads: int | None = None,
     ) -> Fits:
-        """Fit one or many data sets; see `hepdask_ml.likelihood.fit.fit`.
+        """Fit one or many data sets on the CPU; see `hepdask_ml.likelihood.fit.fit`.
+
+        GPUs fit toys only, which they throw themselves.
 
         Parameters
         ----------

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hepdask_ml.campaign.unit import Strategy
+    from hepdask_ml.inference.engines import Engine
 
     Floats = NDArray[np.float64]
 
@@ -50,6 +51,7 @@ def toy_limit(  # noqa: PLR0913 - options, all keyword-only
     test_statistic: str = "qtilde",
     seed: int = 1,
     starts: int = DEFAULT_STARTS,
+    engine: Engine = "auto",
     data: Sequence[float] | Floats | None = None,
     poi: str | None = None,
     measurement: str | None = None,
@@ -83,6 +85,10 @@ def toy_limit(  # noqa: PLR0913 - options, all keyword-only
         Equal seeds give equal limits, whatever the workers did in whatever order.
     starts : int
         Fits at most in each round of the search for the lowest minimum.
+    engine : {"auto", "cpu", "gpu"}
+        What throws and fits the toys.  With ``"auto"`` each worker takes its GPU if it has one and
+        a short measurement finds it the faster one; with ``"gpu"`` workers without one get no work.
+        The toys are the same, so that a ledger may be taken up with another engine.
     data : (n_data,) sequence of float, optional
         Observed main and auxiliary data in pyhf's order; the workspace's if not given.
     poi, measurement, patch
@@ -110,7 +116,9 @@ def toy_limit(  # noqa: PLR0913 - options, all keyword-only
     """
     level = 1.0 - checked_cl(cl)
     kind = checked_test_statistic(test_statistic, LIMIT_STATISTICS)
-    settings = ToySettings(toys=10_000 if toys is None else toys, seed=seed, starts=starts)
+    settings = ToySettings(
+        toys=10_000 if toys is None else toys, seed=seed, starts=starts, engine=engine
+    )
     _check_stopping(precision, max_toys, scan, toys)
     model = compile_model(workspace, poi=poi, measurement=measurement, patch=patch)
     experiment = prepare(model, data, kind, starts)
@@ -143,7 +151,7 @@ def toy_limit(  # noqa: PLR0913 - options, all keyword-only
             seeds=(int(seed),),
         ),
         strategy=strategy,
-        runner=ToyRunner(experiment.model, kind, int(seed), int(starts)),
+        runner=ToyRunner(experiment.model, kind, int(seed), int(starts), settings.engine),
         summary=limit,
         ledger=ledger,
         facts={
@@ -151,6 +159,7 @@ def toy_limit(  # noqa: PLR0913 - options, all keyword-only
             "asymptotic": asymptotic_fields(asymptotic),
             "precision": getattr(strategy, "precision", None),
             "max_toys": getattr(strategy, "max_toys", None),
+            "engine": settings.engine,
         },
         target_s=block_s,
     )

@@ -18,6 +18,7 @@ from dask.base import is_dask_collection, tokenize
 from dask.delayed import Delayed, delayed
 
 from hepdask_ml.errors import InputError
+from hepdask_ml.inference.engines import on_workers
 from hepdask_ml.inference.hypotest import (
     DEFAULT_TOYS,
     LIMIT_STATISTICS,
@@ -41,10 +42,15 @@ from hepdask_ml.inference.limit import (
     summarise,
 )
 from hepdask_ml.inference.statistics import checked_test_statistic
-from hepdask_ml.inference.toys import ToyResults, ToySettings, evaluate_range
+from hepdask_ml.inference.toys import (
+    MOST_ON_GPU,
+    ToyResults,
+    ToySettings,
+    choose,
+    evaluate_range,
+)
 from hepdask_ml.likelihood.compile import compile_model
 from hepdask_ml.likelihood.fit import DEFAULT_STARTS, rows_at_once
-from hepdask_ml.seeds import MICRO_BATCH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -52,13 +58,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hepdask_ml.inference.asymptotics import Asymptotic
+    from hepdask_ml.inference.engines import Engine
     from hepdask_ml.inference.statistics import TestStatistic
     from hepdask_ml.likelihood.workspace import Patch
 
     Floats = NDArray[np.float64]
 
-MOST_BLOCKS = 64
-"""Blocks of one hypothesis at one point, at most, where the user gives no number."""
+MOST_BLOCKS, LEAST_BLOCK = 64, 512
+"""Blocks of one hypothesis at one point, at most, and toys of a block, at least, where the user
+gives no number: a node costs a scheduler about a millisecond."""
 
 FAN_IN = 8
 """Results that one node joins, so that no worker has to gather all blocks at once."""
@@ -76,6 +84,7 @@ def toy_limit_graph(  # noqa: PLR0913 - options, all keyword-only
     test_statistic: str = "qtilde",
     seed: int = 1,
     starts: int = DEFAULT_STARTS,
+    engine: Engine = "auto",
     poi: str | None = None,
     measurement: str | None = None,
     patch: Patch | Sequence[Patch] | None = None,
@@ -97,8 +106,8 @@ def toy_limit_graph(  # noqa: PLR0913 - options, all keyword-only
     toys : int
         Toys of each hypothesis at each point.
     blocks : int, optional
-        Nodes that share the toys of one hypothesis at one point; up to `MOST_BLOCKS` if not given.
-        None has fewer than 512 toys, but the last one.
+        Nodes that share the toys of one hypothesis at one point.  If not given, up to
+        `MOST_BLOCKS`, of `LEAST_BLOCK` toys or more each.
     cl : float
         Confidence level, between 0 and 1.
     test_statistic : {"qtilde", "q", "t"}
@@ -107,6 +116,8 @@ def toy_limit_graph(  # noqa: PLR0913 - options, all keyword-only
         Equal seeds give equal limits.
     starts : int
         Fits at most in each round of the search for the lowest minimum.
+    engine : {"auto", "cpu", "gpu"}
+        What throws and fits the toys; each worker chooses for itself if ``"auto"``.
     poi, measurement, patch
         As in `compile_model`.
 
@@ -121,7 +132,8 @@ def toy_limit_graph(  # noqa: PLR0913 - options, all keyword-only
     InputError
         If a setting is wrong, or the workspace where it is at hand.  Computing raises it for a
         workspace from the graph and for values outside the bounds of the parameter of interest,
-        and `HepdaskError` if a fit to the observed data does not converge.
+        and `HepdaskError` if a fit to the observed data does not converge; `GpuError` if a GPU is
+        asked for and cannot be used, or fails.
 
     Examples
     --------
@@ -132,7 +144,7 @@ def toy_limit_graph(  # noqa: PLR0913 - options, all keyword-only
     """
     cl = checked_cl(cl)
     kind = checked_test_statistic(test_statistic, LIMIT_STATISTICS)
-    edges = _edges(ToySettings(toys, seed, starts).toys, blocks)
+    edges = _edges(ToySettings(toys, seed, starts, engine=engine).toys, blocks)
     values = _scan_values(scan)
     options = {"poi": poi, "measurement": measurement, "patch": patch}
     experiment = _experiment_node(workspace, options, kind, starts)
@@ -146,21 +158,21 @@ def toy_limit_graph(  # noqa: PLR0913 - options, all keyword-only
         scanned = _node(f"scan-{token}", first_scan, experiment, asymptotic)
         labels = [f"point{at}" for at in range(AUTO_POINTS)]
     points = [
-        _point_node(experiment, scanned, at, label, seed, edges) for at, label in enumerate(labels)
+        _point_node(experiment, scanned, at, label, seed, engine, edges)
+        for at, label in enumerate(labels)
     ]
     token = tokenize(asymptotic.key, [point.key for point in points])
     return _node(f"limit-{token}", _limit, asymptotic, cl, *points)
 
 
 def _edges(toys: int, blocks: Any) -> list[int]:
-    """Where blocks of toys begin, and the end: whole micro-batches, shared out evenly."""
-    micro_batches = -(-toys // MICRO_BATCH)
+    """Where blocks of toys begin, and the end: shared out evenly."""
     if blocks is None:
-        blocks = MOST_BLOCKS
+        blocks = min(MOST_BLOCKS, max(toys // LEAST_BLOCK, 1))
     elif not isinstance(blocks, Integral) or blocks < 1:
         raise InputError(f"blocks is {blocks!r}: give an integer of at least one")
-    blocks = min(blocks, micro_batches)
-    return [*(micro_batches * block // blocks * MICRO_BATCH for block in range(blocks)), toys]
+    blocks = min(blocks, toys)
+    return [toys * block // blocks for block in range(blocks + 1)]
 
 
 def _scan_values(scan: Any) -> list[float]:
@@ -201,25 +213,37 @@ def _experiment_node(
 
 
 def _point_node(
-    experiment: Delayed, scanned: Delayed, at: int, label: str, seed: int, edges: list[int]
+    experiment: Delayed,
+    scanned: Delayed,
+    at: int,
+    label: str,
+    seed: int,
+    engine: Engine,
+    edges: list[int],
 ) -> Delayed:
     """Give the node of one value, to be called by a label, with everything below it."""
     token = tokenize(scanned.key, at)
     seen = _node(f"observed-{label}-{token}", _observation, experiment, scanned, at)
     thrown = [
-        _ensemble_node(f"{label}-{name}", experiment, seen, hypothesis, seed, edges)
+        _ensemble_node(f"{label}-{name}", experiment, seen, hypothesis, seed, engine, edges)
         for hypothesis, name in enumerate(_HYPOTHESES)
     ]
-    token = tokenize(seed, [node.key for node in thrown])
-    return _node(f"point-{label}-{token}", _point, experiment, seen, seed, *thrown)
+    token = tokenize(seed, engine, [node.key for node in thrown])
+    return _node(f"point-{label}-{token}", _point, experiment, seen, seed, engine, *thrown)
 
 
 def _ensemble_node(
-    name: str, experiment: Delayed, seen: Delayed, hypothesis: int, seed: int, edges: list[int]
+    name: str,
+    experiment: Delayed,
+    seen: Delayed,
+    hypothesis: int,
+    seed: int,
+    engine: Engine,
+    edges: list[int],
 ) -> Delayed:
     """Give the node with all toys of a hypothesis: the top of a tree over its blocks."""
-    token = tokenize(seen.key, seed)
-    inputs = (experiment, seen, hypothesis, seed)
+    token = tokenize(seen.key, seed, engine)
+    inputs = (experiment, seen, hypothesis, seed, engine)
     parts = [
         _node(f"toys-{name}-{token}-{start}-{stop}", _toys, *inputs, start, stop)
         for start, stop in pairwise(edges)
@@ -255,16 +279,24 @@ def _observation(experiment: Experiment, scan: list[float], at: int) -> Observat
 
 
 def _toys(
-    experiment: Experiment, seen: Observation, hypothesis: int, seed: int, start: int, stop: int
+    experiment: Experiment,
+    seen: Observation,
+    hypothesis: int,
+    seed: int,
+    engine: Engine,
+    start: int,
+    stop: int,
 ) -> ToyResults:
     """Evaluate toys in chunks, so that memory does not grow with the block."""
     model, kind, starts = experiment.model, experiment.kind, experiment.starts
     ensemble = ensembles_at(model, seen, experiment.null)[hypothesis]
-    size = rows_at_once(model)
+    settings = ToySettings(stop - start, seed, starts, engine=engine)
+    used = choose(model, ensemble, seen.mu, kind, settings).engine
+    size = MOST_ON_GPU if used == "gpu" else rows_at_once(model)
     chunks = [(at, min(at + size, stop)) for at in range(start, stop, size)]
     return _joined(
         *(
-            evaluate_range(model, ensemble, seen.mu, kind, seed, starts, first, last)
+            evaluate_range(model, ensemble, seen.mu, kind, seed, starts, first, last, used)
             for first, last in chunks
         )
     )
@@ -279,7 +311,12 @@ def _joined(*parts: ToyResults) -> ToyResults:
 
 
 def _point(
-    experiment: Experiment, seen: Observation, seed: int, toys_sb: ToyResults, toys_b: ToyResults
+    experiment: Experiment,
+    seen: Observation,
+    seed: int,
+    engine: Engine,
+    toys_sb: ToyResults,
+    toys_b: ToyResults,
 ) -> HypoTest:
     model, kind = experiment.model, experiment.kind
     ensembles = ensembles_at(model, seen, experiment.null)
@@ -291,6 +328,7 @@ def _point(
         kind=kind,
         seed=seed,
         warnings=model_warnings(model, kind, ensembles),
+        engine=on_workers(engine),
     )
 
 

@@ -10,14 +10,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hepdask_ml.campaign.unit import Done
-from hepdask_ml.inference.toys import ToyResults, ensemble, evaluate_range
+from hepdask_ml.inference.toys import (
+    FIRST_ON_GPU,
+    ToyResults,
+    ToySettings,
+    choose,
+    ensemble,
+    evaluate_range,
+)
 from hepdask_ml.likelihood.fit import rows_at_once
-from hepdask_ml.seeds import MICRO_BATCH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from hepdask_ml.campaign.unit import Block
+    from hepdask_ml.inference.engines import Engine, Used
     from hepdask_ml.inference.statistics import TestStatistic
     from hepdask_ml.inference.toys import Ensemble
     from hepdask_ml.likelihood.model import CompiledModel
@@ -37,10 +44,10 @@ CHUNK_S = 0.25
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ToyRunner:
-    """Throws and fits the toys of a block, in one thread.
+    """Throws and fits the toys of a block, in one thread or on the GPU of this process.
 
     The spec of a unit holds ``mu``, the value of the parameter of interest that is tested, and
-    ``pars``, what its toys are thrown from; its key addresses their random streams.
+    ``pars``, what its toys are thrown from; its key addresses their random numbers.
 
     Attributes
     ----------
@@ -52,31 +59,48 @@ class ToyRunner:
         Seed of the campaign.
     starts : int
         Fits at most in each round of the search for the lowest minimum.
+    engine : {"auto", "cpu", "gpu"}
+        What does the work; each process chooses for itself if ``"auto"``.
     """
 
     model: CompiledModel
     kind: TestStatistic
     seed: int
     starts: int
+    engine: Engine = "auto"
 
     def run(self, block: Block, enough: Callable[[], bool]) -> Done:
-        """Work a block; results are those of `hepdask_ml.inference.toys.evaluate`."""
+        """Work a block; results are those of `hepdask_ml.inference.toys.evaluate`.
+
+        Raises
+        ------
+        GpuError
+            If a GPU is asked for and cannot be used, or fails.
+        """
         toys = _ensemble(self.model, block.key, tuple(block.spec["pars"]))
         mu = float(block.spec["mu"])
+        if enough():  # before a GPU is started
+            return Done(block.start, b"")
+        engine = self._engine(toys, mu)
+        on_gpu = engine == "gpu"
+        rows, most = (FIRST_ON_GPU, MOST_TOYS) if on_gpu else (GRAIN, rows_at_once(self.model))
         stop = min(block.stop, block.start + MOST_TOYS)
-        at, rows, pieces = block.start, GRAIN, []
+        at, pieces = block.start, []
         while at < stop and not enough():
             begun = monotonic()
-            to = at + rows
-            if rows >= MICRO_BATCH:  # whose part that is not asked for is thrown in vain
-                to = to // MICRO_BATCH * MICRO_BATCH
-            to = min(stop, to)
-            piece = evaluate_range(self.model, toys, mu, self.kind, self.seed, self.starts, at, to)
+            to = min(stop, at + rows)
+            piece = evaluate_range(
+                self.model, toys, mu, self.kind, self.seed, self.starts, at, to, engine
+            )
             pieces.append(packed(piece))
             if monotonic() - begun < CHUNK_S / 2.0:
-                rows = min(2 * rows, rows_at_once(self.model))
+                rows = min(2 * rows, most)
             at = to
         return Done(at, b"".join(pieces))
+
+    def _engine(self, toys: Ensemble, mu: float) -> Used:
+        settings = ToySettings(1, self.seed, self.starts, engine=self.engine)
+        return choose(self.model, toys, mu, self.kind, settings).engine
 
 
 @lru_cache(maxsize=64)

@@ -11,6 +11,7 @@ import numpy as np
 
 from hepdask_ml.errors import CampaignError
 from hepdask_ml.inference.asymptotics import Asymptotic
+from hepdask_ml.inference.engines import on_workers
 from hepdask_ml.inference.hypotest import Observation, compare, number
 from hepdask_ml.inference.limit import summarise
 from hepdask_ml.limits.runner import unpacked
@@ -90,6 +91,7 @@ def limit(ledger: Ledger) -> Limit:
             kind=ledger.identity.configuration["test_statistic"],
             seed=seeds[0] if len(seeds) == 1 else seeds,
             warnings=point.warnings,
+            engine=on_workers(facts["engine"]) if "engine" in facts else "",
         )
         for point in points(ledger)
         if len(point.toys_sb.q) and len(point.toys_b.q)

@@ -12,6 +12,7 @@ from math import inf, isfinite, nan
 from typing import TYPE_CHECKING, Any
 
 from hepdask_ml.errors import CampaignError
+from hepdask_ml.inference.engines import on_workers
 from hepdask_ml.inference.hypotest import number
 from hepdask_ml.inference.pvalues import BANDS, UNDEFINED
 from hepdask_ml.limits.summary import limit
@@ -127,6 +128,11 @@ class Account:
         return not (known and self.error <= self.precision)
 
     @property
+    def engine(self) -> str:
+        """What works on the workers, as was asked for last; nothing where that is not kept."""
+        return on_workers(self.facts["engine"]) if "engine" in self.facts else ""
+
+    @property
     def poi(self) -> str:
         """The parameter of interest."""
         return str(self.facts.get("poi", "mu"))
@@ -182,6 +188,7 @@ class Account:
                 "last": self.progress.last,
                 "steps_per_second": number(self.rate),
             },
+            "engine": self.facts.get("engine"),
             "limits": self._limits_json(),
             "points": [
                 {

@@ -9,7 +9,7 @@ from pathlib import Path
 from time import sleep
 from typing import TYPE_CHECKING, Any, cast
 
-from hepdask_ml.errors import CampaignError, InputError, Interrupted, late
+from hepdask_ml.errors import CampaignError, InputError, Interrupted, SiteError, late
 
 WATCH_S = 2.0
 """Time between two looks into a ledger."""
@@ -41,7 +41,7 @@ def limit(options: Mapping[str, Any]) -> Limit | None:
     """
     names = (
         "ledger", "precision", "max_toys", "scan", "toys", "cl", "test_statistic", "seed", "starts",
-        "poi", "measurement",
+        "engine", "poi", "measurement",
     )  # fmt: skip
     campaign: Campaign[Limit] = late("limits.campaign").toy_limit(
         options["workspace"],
@@ -54,7 +54,9 @@ def limit(options: Mapping[str, Any]) -> Limit | None:
     return run(campaign, _site_asked(options), options["threads"], quiet=options["quiet"])
 
 
-def configured(path: str, changes: Sequence[str] = (), *, quiet: bool) -> tuple[Limit, Path | None]:
+def configured(
+    path: str, changes: Sequence[str] = (), engine: str | None = None, *, quiet: bool
+) -> tuple[Limit, Path | None]:
     """Run the campaign that a file describes.
 
     Parameters
@@ -63,6 +65,8 @@ def configured(path: str, changes: Sequence[str] = (), *, quiet: bool) -> tuple[
         YAML file.
     changes : sequence of str
         ``NAME=VALUE`` for its site.
+    engine : str or None
+        In place of the file's.
     quiet : bool
         Show no progress.
 
@@ -89,6 +93,7 @@ def configured(path: str, changes: Sequence[str] = (), *, quiet: bool) -> tuple[
         test_statistic=asked.test_statistic,
         seed=asked.seed,
         starts=asked.starts,
+        engine=engine or asked.engine,
         poi=settings.model.poi,
         measurement=settings.model.measurement,
         patch=list(settings.model.patch),
@@ -148,6 +153,10 @@ def run(
             settings = place or late("config").SiteSettings(workers=threads)
             with late("facility.site").site(settings).open() as client:
                 return cast("Limit", campaign.run(client, watch=watch))
+    except SiteError as error:
+        for said in [fault for fault in faults if fault in str(error)]:
+            del faults[said]  # once is enough
+        raise
     except Interrupted:
         # Nobody has pressed Ctrl-C: for the batch system the job has failed.
         kept = campaign.status().progress.done

@@ -116,6 +116,8 @@ def _parse_scan(_: click.Context, __: click.Parameter, value: str) -> list[float
     return None if scan is None else list(scan)
 
 
+_ENGINES = ("auto", "cpu", "gpu")
+
 _SHARED = [
     click.argument("workspace"),
     click.option(
@@ -151,6 +153,14 @@ _SHARED = [
         type=click.IntRange(min=1),
         metavar="N",
         help="Threads; all processors by default.",
+    ),
+    click.option(
+        "--engine",
+        type=click.Choice(_ENGINES),
+        default="auto",
+        show_default=True,
+        help="What throws and fits the toys: a GPU that has to be there, the CPU, or the one that "
+        "a short measurement finds the faster.",
     ),
     click.option(
         "--starts",
@@ -330,11 +340,18 @@ _SHOW_TRACEBACK = click.option(
 @main.command()
 @click.argument("config")
 @_CHANGES
+@click.option(
+    "--engine",
+    type=click.Choice(_ENGINES),
+    help="What throws and fits the toys, in place of what CONFIG says.",
+)
 @_JSON
 @_QUIET
 @_SHOW_TRACEBACK
 @_stoppable
-def run(config: str, option: tuple[str, ...], as_json: bool, quiet: bool) -> None:
+def run(
+    config: str, option: tuple[str, ...], engine: str | None, as_json: bool, quiet: bool
+) -> None:
     """Run the campaign that CONFIG describes, a YAML file; run it again to go on with it.
 
     \b
@@ -342,8 +359,8 @@ def run(config: str, option: tuple[str, ...], as_json: bool, quiet: bool) -> Non
       hepdask-ml run configs/toy-limit.yaml
     """  # noqa: D301
     started = perf_counter()
-    found, folder = campaigns.configured(config, option, quiet=quiet)
-    _answer({"as_json": as_json}, found.to_json(), "limit_view", found)
+    found, folder = campaigns.configured(config, option, engine, quiet=quiet)
+    _answer({"as_json": as_json, "quiet": quiet}, found.to_json(), "limit_view", found)
     if folder is not None:
         seconds = perf_counter() - started
         _list_files(late("ui.files").write_limit(found, folder, seconds=seconds))
@@ -565,7 +582,7 @@ def _ask(module: str, question: str, options: dict[str, Any], **more: Any) -> An
         measurement=options["measurement"],
         patch=list(options["patch"]),
     )
-    keys = ("toys", "seed", "test_statistic", "threads", "starts")
+    keys = ("toys", "seed", "test_statistic", "threads", "starts", "engine")
     with show.ToyProgress(quiet=options["quiet"]) as progress:
         ask = getattr(late(f"inference.{module}"), question)
         return ask(model, progress=progress, **{key: options[key] for key in keys}, **more)
@@ -577,7 +594,10 @@ def _answer(options: dict[str, Any], document: dict[str, Any], view: str, found:
         click.echo(show.json_text(document), nl=False)
     else:
         show.Console(file=sys.stdout).print(getattr(show, view)(found))
-    show.Console(file=sys.stderr).print(show.warning_view(found.warnings))
+    console = show.Console(file=sys.stderr)
+    if found.engine and not options.get("quiet"):
+        console.print(show.engine_view(found.engine))
+    console.print(show.warning_view(found.warnings))
 
 
 def _list_files(paths: list[Path]) -> None:

@@ -91,7 +91,7 @@ def write_limit(limit: Limit, folder: Path, *, seconds: float, hepdata: bool = F
         _write_toys(folder / "toys.parquet", list(limit.points)),
         *write_figure(plots.limit(limit), folder, "limit", ("png", "pdf")),
         *write_figure(plots.test_statistic(nearest_point(limit)), folder, "q", ("png",)),
-        write_text(folder / "run.json", json_text(_run(seconds, limit.toys))),
+        write_text(folder / "run.json", json_text(_run(seconds, limit.toys, limit.engine))),
     ]
     return written + (_write_hepdata(limit, folder / "hepdata") if hepdata else [])
 
@@ -123,7 +123,7 @@ def write_hypotest(test: HypoTest, folder: Path, *, seconds: float) -> list[Path
         write_text(folder / "hypotest.json", json_text(hypotest_json(test))),
         _write_toys(folder / "toys.parquet", [test]),
         *write_figure(late("ui.plots").test_statistic(test), folder, "q", ("png",)),
-        write_text(folder / "run.json", json_text(_run(seconds, toys))),
+        write_text(folder / "run.json", json_text(_run(seconds, toys, test.engine))),
     ]
 
 
@@ -146,13 +146,14 @@ def nearest_point(limit: Limit) -> HypoTest:
     return limit.points[len(limit.points) // 2]
 
 
-def _run(seconds: float, toys: int) -> dict[str, Any]:
+def _run(seconds: float, toys: int, engine: str) -> dict[str, Any]:
     return {
         "schema": "hepdask-ml/run/1",
         "command": sys.argv,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 3),
         "toys_per_second": round(toys / seconds, 1) if seconds > 0 else None,
+        "engine": engine,
         "processors": available_processors(),
         "instruction_set": instruction_set(),
         "system": platform.platform(),

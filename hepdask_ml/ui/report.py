@@ -373,6 +373,8 @@ def _provenance(told: Account, found: Limit) -> str:
         rows.append(
             ["precision", f"{percent_text(told.error)}, {percent_text(told.precision)} asked for"]
         )
+    if told.engine:
+        rows.append(["engine", told.engine])
     rows += [
         ["toys", f"{done_text(progress.done, progress.total)}, in {progress.blocks:,} blocks"],
         ["first block written", begun],

@@ -306,6 +306,22 @@ def warning_view(warnings: Sequence[str]) -> Group:
     return Group(*(Text(f"warning: {warning}", style="yellow") for warning in warnings))
 
 
+def engine_view(engine: str) -> Text:
+    """Give what fitted the toys as rich text.
+
+    Parameters
+    ----------
+    engine : str
+        The engine, and why that.
+
+    Returns
+    -------
+    rich.text.Text
+        To be printed by a rich console.
+    """
+    return Text(f"engine: {engine}", style="dim")
+
+
 def limit_html(limit: Limit) -> str:
     """Give a limit as HTML.
 
@@ -319,7 +335,7 @@ def limit_html(limit: Limit) -> str:
     str
         A fragment for a notebook.
     """
-    return _html(_limit_title(limit), *_limit_cells(limit), limit.warnings)
+    return _html(_limit_title(limit), *_limit_cells(limit), limit.warnings, limit.engine)
 
 
 def hypotest_html(test: HypoTest) -> str:
@@ -335,7 +351,7 @@ def hypotest_html(test: HypoTest) -> str:
     str
         A fragment for a notebook.
     """
-    return _html(_hypotest_title(test), *_hypotest_cells(test), test.warnings)
+    return _html(_hypotest_title(test), *_hypotest_cells(test), test.warnings, test.engine)
 
 
 def discovery_html(found: Discovery) -> str:
@@ -360,7 +376,7 @@ def discovery_html(found: Discovery) -> str:
         ],
     ]
     title = f"Background only against {found.poi}: {len(found.toys.q):,} toys, seed {found.seed}"
-    return _html(title, ["", "toys", "asymptotic"], rows, found.warnings)
+    return _html(title, ["", "toys", "asymptotic"], rows, found.warnings, found.engine)
 
 
 def model_html(model: CompiledModel) -> str:
@@ -655,6 +671,8 @@ def _status_rows(told: Account, rate: float) -> list[tuple[Any, ...]]:
         rows.append(
             ("worker time", f"{duration_text(progress.worker_s)}, {workers_text(len(told.paces))}")
         )
+    if told.engine:
+        rows.append(("engine", Text(told.engine)))
     if told.limit is not None:
         rows.append(("limits", Text(limits_text(told.limit))))
         rows.append(("precision", Text(precision_text(told.limit, told.precision))))
@@ -805,7 +823,11 @@ def _rich_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 
 
 def _html(
-    title: str, header: Sequence[str], rows: Sequence[Sequence[str]], warnings: Sequence[str]
+    title: str,
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    warnings: Sequence[str],
+    engine: str = "",
 ) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
     body = "".join(
@@ -815,6 +837,7 @@ def _html(
     return (
         f"<div><p><b>{escape(title)}</b></p>"
         f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        + (f"<p>engine: {escape(engine)}</p>" if engine else "")
         + (f"<ul>{notes}</ul>" if notes else "")
         + "</div>"
     )

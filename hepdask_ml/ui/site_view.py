@@ -175,7 +175,8 @@ def _gpus(seen: Mapping[str, Any]) -> str:
         f"{number} {name}" + (f", {_size(memory)}" if memory else "")
         for (name, memory), number in alike.items()
     ]
-    return "; ".join([*texts, f"driver {seen['driver'] or UNKNOWN}"])
+    toys = "toys can use them" if seen["cupy"] else "toys cannot use them without CuPy"
+    return "; ".join([*texts, f"driver {seen['driver'] or UNKNOWN}", toys])
 
 
 def _walltime(seen: Mapping[str, Any]) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import made_up
+import pytest
+from made_up_gpu import OnMadeUpGpu, made_up_gpu
 
 from hepdask_ml.campaign.unit import Unit
 from hepdask_ml.inference.hypotest import prepare
@@ -17,7 +20,7 @@ from hepdask_ml.limits.strategy import AdaptiveScan, FixedScan, units_at
 from hepdask_ml.testing import RunnerContract, StrategyContract
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from hepdask_ml.campaign.unit import Runner, Strategy
     from hepdask_ml.inference.asymptotics import Asymptotic
@@ -67,6 +70,18 @@ class TestToysOfOneBin(Toys):
 class TestToysOfSeveralMinima(Toys):
     workspace = "one-sided"
     kind: TestStatistic = "t"
+
+
+class TestToysOnGpus(Toys):
+    workspace = "control region"
+
+    @pytest.fixture(autouse=True)
+    def gpu(self) -> Iterator[None]:
+        with made_up_gpu():
+            yield
+
+    def runner(self) -> Runner:
+        return OnMadeUpGpu(replace(toys_of(self.workspace), engine="gpu"))
 
 
 class TestFixedScan(StrategyContract):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,6 +165,7 @@ def test_gpus_are_told_where_the_driver_is_simulated(bare: Path, tmp_path: Path)
     assert gpus["asked"] == 1
     assert gpus["seen"] == [{"name": "NVIDIA A100", "memory_bytes": 40960 * 2**20}]
     assert gpus["driver"] == "550.54.15"
+    assert gpus["cupy"] is (find_spec("cupy") is not None)
 
 
 def test_a_scheduler_without_workers_is_a_fault_at_once_real() -> None:
@@ -251,6 +253,12 @@ def wrong(sound: Report, topic: str, **changes: Any) -> list[tuple[bool, str]]:
     ("topic", "changes", "fault", "words"),
     [
         ("gpus", {"asked": 2}, True, "2 GPUs asked for, but nvidia-smi shows none"),
+        (
+            "gpus",
+            {"asked": 1, "seen": [{"name": "A100", "memory_bytes": None}], "cupy": False},
+            False,
+            "CuPy is not installed where the worker runs",
+        ),
         ("walltime", {"asked_s": 7200.0}, False, "cannot see when its job ends"),
         (
             "walltime",
@@ -288,6 +296,7 @@ def test_what_is_wrong_is_told_of_made_up_facts(
         ("walltime", {"asked_s": 120.0, "left_s": 70.0}),
         ("walltime", {"asked_s": 7200.0, "left_s": 7100.0}),
         ("clock", {"difference_s": 60.0, "error_s": 90.0}),
+        ("gpus", {"asked": 1, "seen": [{"name": "A100", "memory_bytes": None}], "cupy": True}),
     ],
 )
 def test_what_is_in_order_is_not_told_of_made_up_facts(

@@ -43,6 +43,21 @@ def test_the_order_of_toys_does_not_matter(q_sb: Any, q_b: Any, seed: int) -> No
     assert expected_cls(q_sb, q_b) == expected_cls(rng.permutation(q_sb), rng.permutation(q_b))
 
 
+@settings(deadline=None)
+@given(
+    q_sb=statistics,
+    q_b=statistics,
+    observed=st.sampled_from([0.0, 0.5, 3.0]),
+    seed=st.integers(0, 99),
+)
+def test_the_last_digits_do_not_break_ties(q_sb: Any, q_b: Any, observed: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rounded = [q + rng.uniform(-4e-7, 4e-7, len(q)) for q in (q_sb, q_b)]
+    assert p_value(rounded[0], observed) == p_value(q_sb, observed)
+    values = [cls.value for cls in expected_cls(*rounded)]
+    np.testing.assert_array_equal(values, [cls.value for cls in expected_cls(q_sb, q_b)])
+
+
 def test_without_toys_nothing_is_known() -> None:
     empty = np.empty(0)
     assert math.isnan(p_value(empty, 1.0).value)

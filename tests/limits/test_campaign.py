@@ -17,8 +17,8 @@ from made_up import control_region, counting, one_bin, two_bins
 from hepdask_ml import CampaignError, InputError, Interrupted, toy_limit, upper_limit
 from hepdask_ml.campaign.ledger import merge_ledgers, read_ledger
 from hepdask_ml.limits.runner import cut
+from hepdask_ml.limits.strategy import ROUND
 from hepdask_ml.limits.summary import limit
-from hepdask_ml.seeds import MICRO_BATCH
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -174,10 +174,10 @@ def test_a_tighter_precision_goes_on(tmp_path: Path) -> None:
     assert document(again) == document(tight), "toys are not thrown away"
 
 
-def test_toys_come_in_whole_micro_batches() -> None:
+def test_units_have_round_numbers_of_toys() -> None:
     found = toy_limit(two_bins(), precision=0.15).run()
     counts = {len(toys.q) for point in found.points for toys in (point.toys_sb, point.toys_b)}
-    assert all(count % MICRO_BATCH == 0 for count in counts)
+    assert all(count % ROUND == 0 for count in counts)
 
 
 def run_into(path: Path, spec: Any = None, **options: Any) -> Limit:

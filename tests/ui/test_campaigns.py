@@ -125,7 +125,7 @@ def test_ctrl_c_leaves_a_ledger_that_goes_on(tmp_path: Path) -> None:
     path.write_text(json.dumps(many_systematics(60, 30, 3)), encoding="utf-8")
     ledger = tmp_path / "my.ledger"
     command = [sys.executable, "-m", "hepdask_ml", "limit", str(path), "--ledger", str(ledger)]
-    command += ["--scan", "0.5:2:2", "--toys", "20000", "--threads", "2"]
+    command += ["--scan", "0.5:2:2", "--toys", "200000", "--threads", "2"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -142,7 +142,7 @@ def test_ctrl_c_leaves_a_ledger_that_goes_on(tmp_path: Path) -> None:
     with read_ledger(ledger) as found:
         done = found.progress().done
     assert f"{done:,} toys are in" in said
-    assert 0 < done < 80_000
+    assert 0 < done < 800_000
 
 
 def wait_for_toys(path: Path) -> None:

@@ -55,7 +55,7 @@ def test_run_json_holds_what_differs_between_equal_runs(folder: Path) -> None:
     assert document["version"] == hepdask_ml.__version__
     assert set(document) == {
         "schema", "command", "finished", "seconds", "toys_per_second", "processors",
-        "instruction_set", "system", "python", "version",
+        "instruction_set", "system", "python", "version", "engine",
     }  # fmt: skip
 
 
