@@ -360,7 +360,7 @@ class Launch:
                 f"{block_bytes} bytes: use one with more free memory, or the engine cpu"
             )
         scratch, queue = cupy.empty(blocks * block_bytes // 8), cupy.zeros(1, np.uint64)
-        options = kernels._Options(kernels.TOLERANCE, kernels.MAX_ITERATIONS)
+        options = kernels.Options(kernels.TOLERANCE, kernels.MAX_ITERATIONS)
         room = _Room(scratch.data.ptr, self.per_team, self.shared, queue.data.ptr)
         records = held(cupy, [options, task, room])
         began, ended = cupy.cuda.Event(), cupy.cuda.Event()

@@ -135,15 +135,21 @@ class _Model(ctypes.Structure):
     ]
 
 
-class _Options(ctypes.Structure):
+class Options(ctypes.Structure):
+    """How fits end, as the engine reads it: ``Options`` of native/engine.h."""
+
     _fields_ = [("tolerance", ctypes.c_double), ("max_iterations", ctypes.c_int64)]
 
 
-class _Batch(ctypes.Structure):
+class Batch(ctypes.Structure):
+    """Fits to be done, as the engine reads them: ``Batch`` of native/engine.h."""
+
     _fields_ = [("n_fits", ctypes.c_int64), *((name, ctypes.c_void_p) for name in _BATCH_ARRAYS)]
 
 
-class _Search(ctypes.Structure):
+class Search(ctypes.Structure):
+    """Minima to search beside, as the engine reads them: ``Search`` of native/engine.h."""
+
     _fields_ = [
         ("n_rows", ctypes.c_int64),
         ("n_starts", ctypes.c_int64),
@@ -215,8 +221,8 @@ def minimise(lowered: Lowered, data: Floats, row: Ints, start: Floats, poi: Floa
         np.ascontiguousarray(poi, np.float64),
     ]
     held += [out.pars, out.profiled, out.nll, out.status]
-    batch = _Batch(n_fits, *(array.ctypes.data for array in held))
-    options = _Options(TOLERANCE, MAX_ITERATIONS)
+    batch = Batch(n_fits, *(array.ctypes.data for array in held))
+    options = Options(TOLERANCE, MAX_ITERATIONS)
     failed = library().hepdask_minimise(
         ctypes.addressof(lowered.record), ctypes.addressof(options), ctypes.addressof(batch)
     )
@@ -255,7 +261,7 @@ def other_starts(
         np.ascontiguousarray(pars, np.float64),
         np.ascontiguousarray(poi, np.float64),
     ]
-    record = _Search(
+    record = Search(
         n_rows, n_starts, THRESHOLD, REACH, *(array.ctypes.data for array in [*held, starts, found])
     )
     if library().hepdask_search(ctypes.addressof(lowered.record), ctypes.addressof(record)):

@@ -151,7 +151,7 @@ def minimise(lowered: Lowered, data: Any, row: Any, start: Any, poi: Any) -> Min
         )
         arrays = _contiguous(cupy, data, row, start, poi)
         arrays += [out.pars, out.profiled, out.nll, out.status]
-        record = kernels._Batch(n_fits, *(array.data.ptr for array in arrays))
+        record = kernels.Batch(n_fits, *(array.data.ptr for array in arrays))
         launch = prepared(cupy, lowered, "hepdask_minimise")
         Budget(cupy).spend(lambda size: launch.run(n_fits, record, size))
         return out
@@ -183,7 +183,7 @@ def other_starts(
         found = cupy.zeros(n_rows, np.int32)
         arrays = [*_contiguous(cupy, data, row, pars, poi), starts, found]
         limits = (kernels.THRESHOLD, kernels.REACH)
-        record = kernels._Search(n_rows, n_starts, *limits, *(array.data.ptr for array in arrays))
+        record = kernels.Search(n_rows, n_starts, *limits, *(array.data.ptr for array in arrays))
         launch = prepared(cupy, lowered, "hepdask_search", n_starts)
         Budget(cupy).spend(lambda size: launch.run(n_rows, record, size))
         index, place = cupy.nonzero(cupy.arange(n_starts) < found[:, None])

@@ -64,7 +64,8 @@ static DEV State make_state(const Model& m, Arena& memory) {
     State a;
     const Index B = m.n_bins, K = m.n_pars, G = m.n_gammas, rank = B < K ? B : K;
     a.ld = K | 1;
-    a.Js = memory.take(B * a.ld), a.M = memory.take(rank * rank), a.J = memory.take(B * a.ld), a.rhs = memory.take(rank);
+    a.Js = memory.take(B * a.ld), a.J = memory.take(B * a.ld);
+    a.M = memory.take(rank * rank), a.rhs = memory.take(rank);
     a.n = memory.take(B), a.W = memory.take(B), a.weight = memory.take(B);
     a.r = memory.take(B), a.rate = memory.take(B), a.response = memory.take(B);
     a.trial = memory.take(K), a.dinv = memory.take(K), a.scaled = memory.take(K), a.newton = memory.take(K);
@@ -92,8 +93,8 @@ static DEV void set_bounds(const Team& team, const Model& m, State& a) {
 }
 
 // Puts one data set, a point moved into the bounds and the POI (nan: free) into lane l.
-static DEV void set_lane(const Team& team, const Model& m, State& a, int l, const double* data, const double* point,
-                         double poi) {
+static OUTLINED DEV void set_lane(const Team& team, const Model& m, State& a, int l, const double* data,
+                                  const double* point, double poi) {
     FOR(b, m.n_bins) lane(a.n[b], l) = data[b];
     FOR(g, m.n_gammas) lane(a.gamma_aux[g], l) = data[m.gamma_aux[g]];
     FOR(k, m.n_pars) {
@@ -408,7 +409,7 @@ static DEV inline void differentiate(const Model& m, State& a, Index k) {
 }
 
 // NLL, gradient, Jacobian and weights at `trial`, with every local gamma at its best.
-static DEV void evaluate(const Team& team, const Model& m, State& a) {
+static OUTLINED DEV void evaluate(const Team& team, const Model& m, State& a) {
     const Index K = m.n_pars, B = m.n_bins;
     FOR(k, K) if (m.par_has_shape[k]) interpolate_shape(m, a, k);
     FOR(e, m.n_norms) interpolate_norm(m, a, e);
@@ -519,14 +520,14 @@ static DEV void factorise(const Team& team, V* C, Index n) {
 }
 
 // y = L^-1 y and y = L^-T y for the factor that factorise left, by one thread.
-static DEV void forward(const V* C, Index n, V* y) {
+static OUTLINED DEV void forward(const V* C, Index n, V* y) {
     for (Index i = 0; i < n; ++i) {
         V sum = y[i];
         for (Index k = 0; k < i; ++k) sum -= C[i * n + k] * y[k];
         y[i] = sum * C[i * n + i];
     }
 }
-static DEV void backward(const V* C, Index n, V* y) {
+static OUTLINED DEV void backward(const V* C, Index n, V* y) {
     for (Index i = n - 1; i >= 0; --i) {
         V value = y[i] * C[i * n + i];
         y[i] = value;
@@ -652,7 +653,7 @@ static DEV void invert_diagonal(const Team& team, const Model& m, State& a) {
     team.sync();
 }
 
-static DEV void find_step(const Team& team, const Model& m, State& a) {
+static OUTLINED DEV void find_step(const Team& team, const Model& m, State& a) {
     const V zero = splat(0.0);
     invert_diagonal(team, m, a);
     factorise_hessian(team, m, a);
@@ -859,7 +860,7 @@ static DEV V inner(const V* x, const V* y, Index n) {
     return sum;
 }
 
-static DEV void halve(const Model& m, const State& a, const Move& move) {
+static OUTLINED DEV void halve(const Model& m, const State& a, const Move& move) {
     const Index K = m.n_pars, B = m.n_bins;
     if (B < K) {
         for (Index b = 0; b < B; ++b) move.half[b] = move.rates[b];
@@ -873,7 +874,7 @@ static DEV void halve(const Model& m, const State& a, const Move& move) {
 }
 
 // u^T C v from two halved moves.
-static DEV V cost(const Model& m, const Move& u, const Move& v) {
+static OUTLINED DEV V cost(const Model& m, const Move& u, const Move& v) {
     if (m.n_bins < m.n_pars) return inner(u.half, v.half, m.n_bins);
     return inner(u.rates, v.rates, m.n_bins) - inner(u.half, v.half, m.n_pars);
 }
@@ -943,7 +944,7 @@ static DEV V variance_left(const Model& m, const State& a, Index k, const Move& 
 }
 
 // Walks along a curved alpha both ways and keeps the lowest point behind a barrier.
-static DEV void walk(const Model& m, const State& a, const Basins& s, Index c, const Move& column) {
+static OUTLINED DEV void walk(const Model& m, const State& a, const Basins& s, Index c, const Move& column) {
     const V half = splat(0.5), zero = splat(0.0);
     const Index k = m.curved_par[c], B = m.n_bins;
     const Move linear = s.linear[c], curved = s.curved[c];
@@ -961,8 +962,10 @@ static DEV void walk(const Model& m, const State& a, const Basins& s, Index c, c
             aa = cost(m, curved, curved) + cs * cs / left;
     const V x = a.trial[k], aux = a.aux[k], phi = phi_of(m, x);
     V energy = splat(INFINITY), value = x;
+#pragma unroll 1
     for (int way = -1; way <= 1; way += 2) {
         V barrier = zero;
+#pragma unroll 1
         for (int i = 1; i <= WALK; ++i) {
             V d = splat(way * STRIDE * i), y = x + d;
             V dphi = phi_of(m, y) - phi;
@@ -978,7 +981,7 @@ static DEV void walk(const Model& m, const State& a, const Basins& s, Index c, c
 }
 
 // The c-th free parameter with zero within reach: its lower bound, and as far on the other side.
-static DEV void reach(const Model& m, const State& a, const Basins& s, const Search& search, Index c,
+static OUTLINED DEV void reach(const Model& m, const State& a, const Basins& s, const Search& search, Index c,
                       const Move& column) {
     const V zero = splat(0.0), infinite = splat(INFINITY);
     const Index k = m.reach_par[c], place = m.n_curved + c, down = m.n_curved + 2 * c, up = down + 1;
@@ -1023,7 +1026,7 @@ static DEV int choose(const Model& m, const Basins& s, int l, double threshold) 
 }
 
 // Looks from the points in the lanes for other basins: fills `order` and `found`.
-static DEV void find_basins(const Team& team, const Model& m, const Search& search, State& a,
+static OUTLINED DEV void find_basins(const Team& team, const Model& m, const Search& search, State& a,
                             const Basins& s) {
     evaluate(team, m, a);
     invert_diagonal(team, m, a);
@@ -1044,7 +1047,7 @@ static DEV void find_basins(const Team& team, const Model& m, const Search& sear
 // The points to start from.  Each lane follows its own i-th candidate, with all others answering;
 // `out(l, i)` says where it goes.
 template <class Out>
-static DEV void follow(const Team& team, const Model& m, const State& a, const Basins& s, Out out) {
+static OUTLINED DEV void follow(const Team& team, const Model& m, const State& a, const Basins& s, Out out) {
     const Index K = m.n_pars, B = m.n_bins, rank = B < K ? B : K;
     const Move column = s.columns[team.rank()];
     FOR(i, s.n_starts) {

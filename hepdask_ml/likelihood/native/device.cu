@@ -33,9 +33,8 @@ KERNEL hepdask_minimise(const Model* model, const Options* options, const Batch*
     State a = make_state(m, memory);
     set_bounds(team, m, a);
     for (int64_t j = team.next(room->queue); j < batch->n_fits; j = team.next(room->queue)) {
-        const double* data = batch->data + batch->row[j] * m.n_data;
-        const Minimum found =
-            fit_once(team, m, *options, a, data, batch->start + j * m.n_pars, batch->poi[j], batch->pars + j * m.n_pars);
+        const double *data = batch->data + batch->row[j] * m.n_data, *start = batch->start + j * m.n_pars;
+        const Minimum found = fit_once(team, m, *options, a, data, start, batch->poi[j], batch->pars + j * m.n_pars);
         FOR(g, m.n_gammas) batch->gammas[j * m.n_gammas + g] = a.accepted_gamma[g];
         if (team.rank() == 0) batch->nll[j] = found.nll, batch->status[j] = (int8_t)found.status;
     }
@@ -74,6 +73,6 @@ KERNEL hepdask_pairs(const Model* model, const Options* options, const Pairs* pa
         fit_toy(team, m, *options, *pairs, search, a, own, j);
 #ifdef PROFILE
     if (team.rank() == 0)
-        for (int i = 0; i < PHASES; ++i) atomicAdd((unsigned long long*)room->spent + i, (unsigned long long)team.spent[i]);
+        for (int i = 0; i < PHASES; ++i) atomicAdd((unsigned long long*)room->spent + i, team.spent[i]);
 #endif
 }

@@ -10,6 +10,7 @@
 #include "engine.h"
 
 #define DEV
+#define OUTLINED
 #define FOR(i, n) for (Index i = 0; i < (n); ++i)
 
 #ifndef TILE

@@ -54,8 +54,8 @@ static DEV PairRoom make_pair_room(const Model& m, const Pairs& pairs, Arena& me
 }
 
 // Fits one toy with the POI held at `poi` (nan: free), from `start`; the point goes to `into`.
-static DEV Minimum fit_once(const Team& team, const Model& m, const Options& options, State& a, const double* data,
-                            const double* start, double poi, double* into) {
+static OUTLINED DEV Minimum fit_once(const Team& team, const Model& m, const Options& options, State& a,
+                                     const double* data, const double* start, double poi, double* into) {
     Single single{{data, start, poi}, true, NOT_FINITE};
     minimise(team, m, options, a, single);
     FOR(k, m.n_pars) into[k] = a.x[k];
@@ -99,7 +99,7 @@ static DEV bool runner_up(const PairRoom& room, double best, int i) {
 // Fits from `start`, then from promising basins beside, until none is lower; fills `best` and tells
 // whether it left its first basin.  The fixed fits (`at` is null) keep what they try, the free one
 // also starts from the runners-up of `at`.
-static DEV bool fit_lowest(const Team& team, const Model& m, const Options& options, const Pairs& pairs,
+static OUTLINED DEV bool fit_lowest(const Team& team, const Model& m, const Options& options, const Pairs& pairs,
                            const Search& search, State& a, PairRoom& room, const double* start, double poi,
                            const Minimum* at, Minimum& best) {
     const Index K = m.n_pars, beside = pairs.n_starts - 1;
@@ -144,7 +144,7 @@ static DEV bool fit_lowest(const Team& team, const Model& m, const Options& opti
 // free minimum never lies above the fixed one.
 static DEV void fit_toy(const Team& team, const Model& m, const Options& options, const Pairs& pairs,
                         const Search& search, State& a, PairRoom& room, int64_t j) {
-    const double free = __builtin_nan("");
+    const double free = NAN;
     if (pairs.data)
         FOR(i, m.n_data) room.data[i] = pairs.data[j * m.n_data + i];
     else

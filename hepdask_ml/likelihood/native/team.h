@@ -9,14 +9,19 @@
 #define FOR(i, n) for (Index i = team.rank(); i < (n); i += team.size())
 #define lane(value, l) (value)
 
+// OUTLINED: what is called from several places, once in the kernel for all of them, without which
+// compilers take a minute over it.
 #ifdef EMULATED
 #define DEV
+#define OUTLINED
 #else
 #define DEV __device__
+#define OUTLINED __noinline__
 #endif
 
 #ifdef __CUDACC_RTC__
 #define INFINITY __longlong_as_double(0x7ff0000000000000ll)
+#define NAN __longlong_as_double(0x7ff8000000000000ll)
 #endif
 
 #ifndef TILE
@@ -59,9 +64,9 @@ static DEV inline bool any(I mask) { return mask.set; }
 // The threads that share a fit.  All of them call sync, sum, any and next together.
 struct Team {
 #ifdef PROFILE
-    mutable long long spent[8] = {}, since = clock64();
+    mutable unsigned long long spent[8] = {}, since = clock64();
     DEV void mark(int phase) const {
-        const long long now = clock64();
+        const unsigned long long now = clock64();
         spent[phase] += now - since, since = now;
     }
 #else

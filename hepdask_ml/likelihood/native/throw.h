@@ -8,8 +8,10 @@
 #ifndef DEV
 #ifdef __CUDACC__
 #define DEV __device__
+#define OUTLINED __noinline__
 #else
 #define DEV
+#define OUTLINED
 #endif
 #endif
 
@@ -264,7 +266,7 @@ static inline DEV int64_t throw_place(const Throw& about, int64_t i) {
 }
 
 // Datum i, of n_counts + n_normals, of a toy.
-static inline DEV double throw_datum(const Throw& about, int64_t toy, int64_t i) {
+static inline OUTLINED DEV double throw_datum(const Throw& about, int64_t toy, int64_t i) {
     if (i < about.n_counts)
         return toys::draw_count(toys::poisson(about.rate[i]), about.key, (uint64_t)toy, (uint32_t)i);
     const int64_t j = i - about.n_counts;
