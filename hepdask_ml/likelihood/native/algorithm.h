@@ -35,8 +35,8 @@ constexpr int LATE = 30;
 constexpr double NEAR = 0.01;
 constexpr double SLOW = 0.2;
 
-// What a team holds of its fits.  The first group is read again and again within one evaluation:
-// where memory is short, the fast memory goes to these.
+// The arrays of a team.  The first group is read again and again within one evaluation: where memory
+// is short, the fast memory goes to these.
 struct State {
     // linear algebra; rows of J and Js are an odd number apart, so that a column does not crowd a few
     // sets of a cache or banks of a GPU's shared memory
@@ -54,11 +54,10 @@ struct State {
     // secant memory: steps taken and gradient changes (MEMORY, n_pars), newest first, and the last
     // accepted point and the gradient there
     V *s, *y, *last_point, *last_grad;
-    V used[MEMORY], late;
-    // the same for all threads of the team
-    V nll, accepted_nll, slope, length;
-    I floored;
 };
+
+// Nobody changes where the arrays lie while a team works, which compilers cannot see.
+typedef const State& __restrict__ Arrays;
 
 static DEV State make_state(const Model& m, Arena& memory) {
     State a;
@@ -80,20 +79,17 @@ static DEV State make_state(const Model& m, Arena& memory) {
     a.gamma = memory.take(G), a.A = memory.take(G), a.gamma_aux = memory.take(G), a.accepted_gamma = memory.take(G);
     a.s = memory.take(MEMORY * K), a.y = memory.take(MEMORY * K);
     a.last_point = memory.take(K), a.last_grad = memory.take(K);
-    for (V& used : a.used) used = splat(0.0);
-    a.late = a.nll = a.accepted_nll = a.slope = a.length = splat(0.0);
-    a.floored = isplat(0);
     return a;
 }
 
 // The bounds of all parameters; that of the POI changes with each fit.
-static DEV void set_bounds(const Team& team, const Model& m, State& a) {
+static DEV void set_bounds(const Team& team, const Model& m, Arrays a) {
     FOR(k, m.n_pars) a.lower[k] = splat(m.par_lower[k]), a.upper[k] = splat(m.par_upper[k]);
     team.sync();
 }
 
 // Puts one data set, a point moved into the bounds and the POI (nan: free) into lane l.
-static OUTLINED DEV void set_lane(const Team& team, const Model& m, State& a, int l, const double* data,
+static OUTLINED DEV void set_lane(const Team& team, const Model& m, Arrays a, int l, const double* data,
                                   const double* point, double poi) {
     FOR(b, m.n_bins) lane(a.n[b], l) = data[b];
     FOR(g, m.n_gammas) lane(a.gamma_aux[g], l) = data[m.gamma_aux[g]];
@@ -113,7 +109,7 @@ static OUTLINED DEV void set_lane(const Team& team, const Model& m, State& a, in
 
 // The odd part and phi of histosys, with phi's two derivatives, for a parameter that has one
 // (HistFactory codes 0, 2 and 4p).  Code 2 jumps at |alpha| = 1, because pyhf.interpolators.code2 does.
-static DEV void interpolate_shape(const Model& m, State& a, Index k) {
+static DEV void interpolate_shape(const Model& m, Arrays a, Index k) {
     const V one = splat(1.0), zero = splat(0.0);
     V x = a.trial[k], ax = vabs(x), sign = pick(x < zero, -one, one);
     a.odd[k] = x;
@@ -135,7 +131,7 @@ static DEV void interpolate_shape(const Model& m, State& a, Index k) {
 }
 
 // One normsys (code 1 or 4): its factor f, split into a polynomial and an exponent, f'/f and f''/f.
-static DEV inline void interpolate_norm(const Model& m, State& a, Index e) {
+static DEV inline void interpolate_norm(const Model& m, Arrays a, Index e) {
     const V one = splat(1.0), zero = splat(0.0);
     const double* c = m.norm_coef + 8 * e;
     V x = a.trial[m.norm_par[e]];
@@ -160,7 +156,7 @@ static DEV inline void interpolate_norm(const Model& m, State& a, Index e) {
 }
 
 // Normsys factors of one term, multiplied.
-static DEV inline V norms_of(const Model& m, const State& a, Index t) {
+static DEV inline V norms_of(const Model& m, Arrays a, Index t) {
     V F = splat(1.0), exponent = splat(0.0);
     for (Index e = m.norm_start[t]; e < m.norm_start[t + 1]; ++e) F *= a.factor[e], exponent += a.exponent[e];
     if (any(exponent != splat(0.0))) F *= vexp(exponent);
@@ -168,14 +164,14 @@ static DEV inline V norms_of(const Model& m, const State& a, Index t) {
 }
 
 // F of one term: normfactors times normsys.
-static DEV inline V term_factor(const Model& m, const State& a, Index t) {
+static DEV inline V term_factor(const Model& m, Arrays a, Index t) {
     V F = norms_of(m, a, t);
     for (Index e = m.scale_start[t]; e < m.scale_start[t + 1]; ++e) F *= a.trial[m.scale_par[e]];
     return F;
 }
 
 // The term without one of its normfactors: the derivative with respect to that one.
-static DEV inline V factor_without(const Model& m, const State& a, Index t, Index left_out) {
+static DEV inline V factor_without(const Model& m, Arrays a, Index t, Index left_out) {
     V x = a.trial[m.scale_par[left_out]];
     const I null = x == splat(0.0);
     const V divided = a.F[t] / pick(null, splat(1.0), x);
@@ -189,7 +185,7 @@ static DEV inline V factor_without(const Model& m, const State& a, Index t, Inde
 // Nominal rates and histosys shifts of N neighbouring cells of a term.
 constexpr Index STRIP = 4;
 template <int N>
-static DEV inline void shift_cells(const Model& m, State& a, Index t, Index c) {
+static DEV inline void shift_cells(const Model& m, Arrays a, Index t, Index c) {
     V base[N];
     for (int u = 0; u < N; ++u) base[u] = splat(m.nominal[c + u]);
     for (Index e = m.shape_entry_start[t]; e < m.shape_entry_start[t + 1]; ++e) {
@@ -201,7 +197,7 @@ static DEV inline void shift_cells(const Model& m, State& a, Index t, Index c) {
 }
 
 // A gamma at its best value for a given r = 1 - n/rate, and -A dgamma/dr >= 0.
-static DEV inline V best_gamma(const Model& m, const State& a, Index g, V A, V r, V* stiffness) {
+static DEV inline V best_gamma(const Model& m, Arrays a, Index g, V A, V r, V* stiffness) {
     V value;
     if (m.gamma_kind[g] == 1) {
         const double variance = m.gamma_width[g] * m.gamma_width[g];
@@ -235,7 +231,7 @@ static DEV inline void poisson(V n, V rate, V* r, V* w, V* term, I* bad, I* low)
 }
 
 // Profiles the gammas of one bin: rate = B + sum_j gamma_j A_j, each gamma at its best.
-static DEV inline void profile_bin(const Model& m, State& a, Index b, V B, const V* A) {
+static DEV inline void profile_bin(const Model& m, Arrays a, Index b, V B, const V* A) {
     const V zero = splat(0.0), half = splat(0.5), four = splat(4.0);
     const Index g0 = m.gamma_start[b], g1 = m.gamma_start[b + 1];
     V n = a.n[b], rate, stiffness, sum = zero;
@@ -319,7 +315,7 @@ static DEV inline void profile_bin(const Model& m, State& a, Index b, V B, const
 }
 
 // Rates, -ln L and weights of one bin, with its local gammas at their best; gives its part of -ln L.
-static DEV inline V evaluate_bin(const Model& m, State& a, Index b, I* low) {
+static DEV inline V evaluate_bin(const Model& m, Arrays a, Index b, I* low) {
     const V zero = splat(0.0);
     const Index g0 = m.gamma_start[b], g1 = m.gamma_start[b + 1];
     V rate = zero;
@@ -341,7 +337,7 @@ static DEV inline V evaluate_bin(const Model& m, State& a, Index b, I* low) {
 }
 
 // The constraint of one profiled gamma: its part of -ln L.
-static DEV inline V constrain_gamma(const Model& m, const State& a, Index g) {
+static DEV inline V constrain_gamma(const Model& m, Arrays a, Index g) {
     V value = a.gamma[g], aux = a.gamma_aux[g];
     if (m.gamma_kind[g] == 1) {
         V pull = (value - aux) * splat(1.0 / m.gamma_width[g]);
@@ -352,7 +348,7 @@ static DEV inline V constrain_gamma(const Model& m, const State& a, Index g) {
 }
 
 // The constraint of one parameter, with its derivatives; gives its part of -ln L.
-static DEV inline V constrain(const Model& m, State& a, Index k) {
+static DEV inline V constrain(const Model& m, Arrays a, Index k) {
     const V zero = splat(0.0);
     V x = a.trial[k], nll = zero, grad = zero, curve = zero;
     if (m.par_kind[k] == 1) {
@@ -371,7 +367,7 @@ static DEV inline V constrain(const Model& m, State& a, Index k) {
 }
 
 // A column of the Jacobian: what one parameter does to the rates; and its second derivative.
-static DEV inline void differentiate(const Model& m, State& a, Index k) {
+static DEV inline void differentiate(const Model& m, Arrays a, Index k) {
     V diag = a.diag[k];
     for (Index i = m.par_norm_start[k]; i < m.par_norm_start[k + 1]; ++i) {
         const Index e = m.par_norm[i], t = m.norm_term[e], c0 = m.term_start[t], nb = m.term_start[t + 1] - c0;
@@ -408,8 +404,13 @@ static DEV inline void differentiate(const Model& m, State& a, Index k) {
     a.diag[k] = diag;
 }
 
+struct Evaluated {
+    V nll;      // infinite where it is not a number, too
+    I floored;  // whether an empty bin's rate was below zero
+};
+
 // NLL, gradient, Jacobian and weights at `trial`, with every local gamma at its best.
-static OUTLINED DEV void evaluate(const Team& team, const Model& m, State& a) {
+static OUTLINED DEV Evaluated evaluate(const Team& team, const Model& m, Arrays a) {
     const Index K = m.n_pars, B = m.n_bins;
     FOR(k, K) if (m.par_has_shape[k]) interpolate_shape(m, a, k);
     FOR(e, m.n_norms) interpolate_norm(m, a, e);
@@ -451,10 +452,10 @@ static OUTLINED DEV void evaluate(const Team& team, const Model& m, State& a) {
         FOR(k, K) a.grad[k] += r * a.J[b * a.ld + k];
     }
     nll = team.sum(nll);
-    a.floored = team.any(low);
     I finite = vabs(nll) < splat(HUGE_NLL);  // false for nan, too
-    a.nll = pick(finite, nll, splat(INFINITY));
+    const Evaluated found{pick(finite, nll, splat(INFINITY)), team.any(low)};
     team.mark(RATES);
+    return found;
 }
 
 // C = 1 + R R^T, lower triangle; element (row, i) of R lies at R[row * sr + i * si].
@@ -559,7 +560,7 @@ static DEV void solve(const Team& team, const V* C, Index n, V* y) {
 
 // What J_s = W^1/2 J D^-1/2 needs, and the Cholesky factor of 1 + J_s J_s^T or 1 + J_s^T J_s,
 // whichever is smaller.  A parameter with dinv = 0 takes no part.
-static DEV void factorise_hessian(const Team& team, const Model& m, State& a) {
+static DEV void factorise_hessian(const Team& team, const Model& m, Arrays a) {
     const Index K = m.n_pars, B = m.n_bins;
     FOR(k, K) a.scaled[k] = vsqrt(a.dinv[k]);
     for (Index b = 0; b < B; ++b) {
@@ -575,7 +576,7 @@ static DEV void factorise_hessian(const Team& team, const Model& m, State& a) {
 }
 
 // q = (D + J^T W J)^-1 q on the free parameters.
-static DEV void apply_inverse(const Team& team, const Model& m, State& a, V* q) {
+static DEV void apply_inverse(const Team& team, const Model& m, Arrays a, V* q) {
     const Index K = m.n_pars, B = m.n_bins;
     FOR(k, K) q[k] *= a.scaled[k];
     team.sync();
@@ -597,11 +598,16 @@ static DEV void apply_inverse(const Team& team, const Model& m, State& a, V* q) 
     FOR(k, K) q[k] *= a.scaled[k];
 }
 
-static DEV void newton_step(const Team& team, const Model& m, State& a) {
+// Which pairs of the secant memory are filled, and whether it serves yet.
+struct Secants {
+    V used[MEMORY], late;
+};
+
+static DEV void newton_step(const Team& team, const Model& m, Arrays a, const Secants& memory) {
     const Index K = m.n_pars;
     const V zero = splat(0.0);
     V along[MEMORY], rho[MEMORY];
-    const int pairs = any(a.late > zero) ? MEMORY : 0;
+    const int pairs = any(memory.late > zero) ? MEMORY : 0;
     FOR(k, K) a.newton[k] = pick(a.dinv[k] > zero, a.grad[k], zero);
     for (int i = 0; i < pairs; ++i) {
         const V *s = a.s + i * K, *y = a.y + i * K;
@@ -612,7 +618,7 @@ static DEV void newton_step(const Team& team, const Model& m, State& a) {
             ss += sk * sk * y[k] * y[k];
         }
         sy = team.sum(sy), sq = team.sum(sq), ss = team.sum(ss);
-        I good = (a.used[i] > zero) & (a.late > zero) & (sy > splat(1e-8) * vsqrt(ss));
+        I good = (memory.used[i] > zero) & (memory.late > zero) & (sy > splat(1e-8) * vsqrt(ss));
         rho[i] = pick(good, splat(1.0) / pick(good, sy, splat(1.0)), zero);
         along[i] = rho[i] * sq;
         FOR(k, K) a.newton[k] -= along[i] * pick(a.dinv[k] > zero, y[k], zero);
@@ -629,7 +635,7 @@ static DEV void newton_step(const Team& team, const Model& m, State& a) {
 }
 
 // The inverse of D, zero for the parameters held by their bounds; and W^1/2.
-static DEV void invert_diagonal(const Team& team, const Model& m, State& a) {
+static DEV void invert_diagonal(const Team& team, const Model& m, Arrays a) {
     const V zero = splat(0.0), one = splat(1.0);
     const Index K = m.n_pars, B = m.n_bins;
     FOR(b, B) a.weight[b] = vsqrt(a.W[b]);
@@ -653,11 +659,11 @@ static DEV void invert_diagonal(const Team& team, const Model& m, State& a) {
     team.sync();
 }
 
-static OUTLINED DEV void find_step(const Team& team, const Model& m, State& a) {
+static OUTLINED DEV void find_step(const Team& team, const Model& m, Arrays a, const Secants& memory) {
     const V zero = splat(0.0);
     invert_diagonal(team, m, a);
     factorise_hessian(team, m, a);
-    newton_step(team, m, a);
+    newton_step(team, m, a, memory);
     // A parameter on its bound whose Newton step leaves it is held, and the others solved again.
     I again = isplat(0);
     FOR(k, m.n_pars) {
@@ -668,13 +674,13 @@ static OUTLINED DEV void find_step(const Team& team, const Model& m, State& a) {
     }
     if (any(team.any(again))) {
         factorise_hessian(team, m, a);
-        newton_step(team, m, a);
+        newton_step(team, m, a, memory);
     }
     team.mark(ALGEBRA);
 }
 
 // Keeps the step just accepted and the change of the gradient, and the gradient for the next one.
-static DEV void remember(const Team& team, const Model& m, State& a, I accepted, const bool* fresh) {
+static DEV void remember(const Team& team, const Model& m, Arrays a, Secants& memory, I accepted, const bool* fresh) {
     const V one = splat(1.0);
     const Index K = m.n_pars;
     I again = accepted;
@@ -683,9 +689,9 @@ static DEV void remember(const Team& team, const Model& m, State& a, I accepted,
     for (int i = MEMORY - 1; i > 0; --i) {
         V *s = a.s + i * K, *y = a.y + i * K;
         FOR(k, K) s[k] = pick(again, s[k - K], s[k]), y[k] = pick(again, y[k - K], y[k]);
-        a.used[i] = pick(again, a.used[i - 1], a.used[i]);
+        memory.used[i] = pick(again, memory.used[i - 1], memory.used[i]);
     }
-    a.used[0] = pick(again, one, a.used[0]);
+    memory.used[0] = pick(again, one, memory.used[0]);
     FOR(k, K) {
         a.s[k] = pick(again, a.x[k] - a.last_point[k], a.s[k]);
         a.y[k] = pick(again, a.grad[k] - a.last_grad[k], a.y[k]);
@@ -694,7 +700,7 @@ static DEV void remember(const Team& team, const Model& m, State& a, I accepted,
     }
     for (int l = 0; l < L; ++l)
         if (fresh[l])
-            for (V& used : a.used) lane(used, l) = 0.0;
+            for (V& used : memory.used) lane(used, l) = 0.0;
 }
 
 // One fit to be done: its data, where it starts, and where the POI is held (nan: nowhere).
@@ -705,21 +711,22 @@ struct Job {
 
 // Works off jobs, a lane taking the next one as soon as it has finished its own.  `jobs` has
 // bool take(int l, Job&), false where there is no more (a job to repeat is given all the same), and
-// done(int l, const State&, int status), which reads what came out from `x`, `accepted_gamma` and
-// `accepted_nll`.
+// done(int l, const State&, int status, double nll), which finds the point in `x` and `accepted_gamma`.
 template <class Jobs>
-static DEV void minimise(const Team& team, const Model& m, const Options& options, State& a, Jobs& jobs) {
+static DEV void minimise(const Team& team, const Model& m, const Options& options, Arrays a, Jobs& jobs) {
     const Index K = m.n_pars, G = m.n_gammas;
     int iterations[L], shortened[L], working = 0;
     double before[L];
     bool busy[L], fresh[L];
+    V accepted_nll, slope, length = splat(0.0);  // of the accepted point, and of the step from it
+    Secants memory{};
     auto load = [&](int l) {
         Job job;
         busy[l] = jobs.take(l, job);
         if (!busy[l] && L == 1) return;
         iterations[l] = shortened[l] = 0;
         fresh[l] = true;
-        lane(a.accepted_nll, l) = lane(a.slope, l) = before[l] = INFINITY;
+        lane(accepted_nll, l) = lane(slope, l) = before[l] = INFINITY;
         set_lane(team, m, a, l, job.data, job.start, job.poi);
         FOR(k, K) lane(a.x[k], l) = lane(a.trial[k], l);
         FOR(g, G) lane(a.accepted_gamma[g], l) = fmin(fmax(1.0, m.gamma_lower[g]), m.gamma_upper[g]);
@@ -727,37 +734,37 @@ static DEV void minimise(const Team& team, const Model& m, const Options& option
     };
     auto finish = [&](int l, int status) {
         team.sync();
-        jobs.done(l, a, status);
+        jobs.done(l, a, status, lane(accepted_nll, l));
         --working;
         load(l);
     };
     for (int l = 0; l < L; ++l) load(l);
 
     while (working > 0) {
-        evaluate(team, m, a);
+        const Evaluated found = evaluate(team, m, a);
         I accepted = isplat(0);
         for (int l = 0; l < L; ++l) {
-            const double fall = lane(a.accepted_nll, l) - lane(a.nll, l);
-            const double noise = 1e-13 * fabs(lane(a.nll, l));
-            const bool lower = fresh[l] || fall >= 1e-4 * lane(a.length, l) * lane(a.slope, l) - noise;
-            if (isfinite(lane(a.nll, l)) && lower) lane(accepted, l) = -1;
+            const double fallen = lane(accepted_nll, l) - lane(found.nll, l);
+            const double noise = 1e-13 * fabs(lane(found.nll, l));
+            const bool lower = fresh[l] || fallen >= 1e-4 * lane(length, l) * lane(slope, l) - noise;
+            if (isfinite(lane(found.nll, l)) && lower) lane(accepted, l) = -1;
         }
         FOR(k, K) a.x[k] = pick(accepted, a.trial[k], a.x[k]);
         FOR(g, G) a.accepted_gamma[g] = pick(accepted, a.gamma[g], a.accepted_gamma[g]);
 
-        V slope = splat(0.0);
+        V fall = splat(0.0);  // along the new step, for a length of one
         if (any(accepted)) {
             for (int l = 0; l < L; ++l) {
-                const bool slow = 0.5 * lane(a.slope, l) < NEAR && lane(a.slope, l) > SLOW * before[l];
-                lane(a.late, l) = iterations[l] >= LATE || slow ? 1.0 : 0.0;
+                const bool slow = 0.5 * lane(slope, l) < NEAR && lane(slope, l) > SLOW * before[l];
+                lane(memory.late, l) = iterations[l] >= LATE || slow ? 1.0 : 0.0;
             }
-            remember(team, m, a, accepted, fresh);
-            find_step(team, m, a);
+            remember(team, m, a, memory, accepted, fresh);
+            find_step(team, m, a, memory);
             FOR(k, K) {
-                slope -= a.grad[k] * a.newton[k];
+                fall -= a.grad[k] * a.newton[k];
                 a.step[k] = pick(accepted, a.newton[k], a.step[k]);
             }
-            slope = team.sum(slope);
+            fall = team.sum(fall);
         }
         for (int l = 0; l < L; ++l) {
             if (!busy[l]) continue;
@@ -765,12 +772,12 @@ static DEV void minimise(const Team& team, const Model& m, const Options& option
             if (lane(accepted, l)) {
                 fresh[l] = false;
                 shortened[l] = 0;
-                lane(a.accepted_nll, l) = lane(a.nll, l);
-                before[l] = lane(a.slope, l);
-                lane(a.slope, l) = lane(slope, l);
-                lane(a.length, l) = 1.0;
-                if (0.5 * lane(slope, l) < options.tolerance) {
-                    finish(l, lane(a.floored, l) ? RATE_FLOOR : CONVERGED);
+                lane(accepted_nll, l) = lane(found.nll, l);
+                before[l] = lane(slope, l);
+                lane(slope, l) = lane(fall, l);
+                lane(length, l) = 1.0;
+                if (0.5 * lane(fall, l) < options.tolerance) {
+                    finish(l, lane(found.floored, l) ? RATE_FLOOR : CONVERGED);
                     continue;
                 }
             } else if (fresh[l]) {
@@ -778,12 +785,12 @@ static DEV void minimise(const Team& team, const Model& m, const Options& option
                 continue;
             } else {
                 // Quadratic interpolation between the accepted point and the rejected trial.
-                const double rise = lane(a.nll, l) - lane(a.accepted_nll, l);
-                const double s = lane(a.slope, l) * lane(a.length, l);
+                const double rise = lane(found.nll, l) - lane(accepted_nll, l);
+                const double s = lane(slope, l) * lane(length, l);
                 double shrink = isfinite(rise) ? 0.5 * s / (rise + s) : 0.25;
                 if (!(shrink > 0.1)) shrink = 0.1;
                 if (shrink > 0.5) shrink = 0.5;
-                lane(a.length, l) *= shrink;
+                lane(length, l) *= shrink;
                 if (++shortened[l] > 30) {
                     finish(l, STALLED);
                     continue;
@@ -795,7 +802,7 @@ static DEV void minimise(const Team& team, const Model& m, const Options& option
         for (int l = 0; l < L; ++l)
             if (busy[l] && !fresh[l]) lane(moving, l) = -1;
         FOR(k, K) {
-            V to = vmin(vmax(a.x[k] + a.length * a.step[k], a.lower[k]), a.upper[k]);
+            V to = vmin(vmax(a.x[k] + length * a.step[k], a.lower[k]), a.upper[k]);
             a.trial[k] = pick(moving, to, a.trial[k]);
         }
         team.sync();
@@ -826,6 +833,11 @@ struct Moves {
     V* pool;
     Index bins, rank;
     DEV Move operator[](Index i) const { return {pool + i * (bins + rank), pool + i * (bins + rank) + bins}; }
+};
+
+// How far a search goes: see Search in engine.h.
+struct Limits {
+    double threshold, reach;
 };
 
 // What a search knows: candidate i < n_curved lies on the i-th curved alpha; two for each free
@@ -860,7 +872,7 @@ static DEV V inner(const V* x, const V* y, Index n) {
     return sum;
 }
 
-static OUTLINED DEV void halve(const Model& m, const State& a, const Move& move) {
+static OUTLINED DEV void halve(const Model& m, Arrays a, const Move& move) {
     const Index K = m.n_pars, B = m.n_bins;
     if (B < K) {
         for (Index b = 0; b < B; ++b) move.half[b] = move.rates[b];
@@ -880,7 +892,7 @@ static OUTLINED DEV V cost(const Model& m, const Move& u, const Move& v) {
 }
 
 // J_s^T C u, the others' answer to a halved move; destroys the half.
-static DEV void answer(const Model& m, const State& a, const Move& move, V* out) {
+static DEV void answer(const Model& m, Arrays a, const Move& move, V* out) {
     const Index K = m.n_pars, B = m.n_bins;
     if (B < K) {
         backward(a.M, B, move.half);
@@ -902,7 +914,7 @@ static DEV V phi_of(const Model& m, V x) {
 }
 
 // Rates moved by the c-th curved alpha (linear) and by phi of it (curved), summed over its entries.
-static DEV void responses(const Model& m, const State& a, Index c, V* linear, V* curved) {
+static DEV void responses(const Model& m, Arrays a, Index c, V* linear, V* curved) {
     const V zero = splat(0.0);
     for (Index b = 0; b < m.n_bins; ++b) linear[b] = curved[b] = zero;
     for (Index i = m.curved_start[c]; i < m.curved_start[c + 1]; ++i) {
@@ -929,7 +941,7 @@ static DEV void responses(const Model& m, const State& a, Index c, V* linear, V*
 }
 
 // 1 - s^T C s for column s of J_s: what is left of the variance of parameter k, in units of 1/D.
-static DEV V variance_left(const Model& m, const State& a, Index k, const Move& column) {
+static DEV V variance_left(const Model& m, Arrays a, Index k, const Move& column) {
     const Index K = m.n_pars, B = m.n_bins;
     for (Index b = 0; b < B; ++b) column.rates[b] = a.Js[b * a.ld + k];
     if (B < K) {
@@ -944,7 +956,7 @@ static DEV V variance_left(const Model& m, const State& a, Index k, const Move& 
 }
 
 // Walks along a curved alpha both ways and keeps the lowest point behind a barrier.
-static OUTLINED DEV void walk(const Model& m, const State& a, const Basins& s, Index c, const Move& column) {
+static OUTLINED DEV void walk(const Model& m, Arrays a, const Basins& s, Index c, const Move& column) {
     const V half = splat(0.5), zero = splat(0.0);
     const Index k = m.curved_par[c], B = m.n_bins;
     const Move linear = s.linear[c], curved = s.curved[c];
@@ -981,8 +993,8 @@ static OUTLINED DEV void walk(const Model& m, const State& a, const Basins& s, I
 }
 
 // The c-th free parameter with zero within reach: its lower bound, and as far on the other side.
-static OUTLINED DEV void reach(const Model& m, const State& a, const Basins& s, const Search& search, Index c,
-                      const Move& column) {
+static OUTLINED DEV void reach(const Model& m, Arrays a, const Basins& s, const Limits& limits, Index c,
+                               const Move& column) {
     const V zero = splat(0.0), infinite = splat(INFINITY);
     const Index k = m.reach_par[c], place = m.n_curved + c, down = m.n_curved + 2 * c, up = down + 1;
     const Move linear = s.linear[place], curved = s.curved[place];
@@ -997,13 +1009,13 @@ static OUTLINED DEV void reach(const Model& m, const State& a, const Basins& s, 
     const V stiffness = vmax(cost(m, linear, linear) + cross * cross / left, splat(1e-12));
     const V slope = pick(held, vabs(a.grad[k]), zero);
     const V to_bound = a.trial[k] - a.lower[k];
-    const V step = (vsqrt(slope * slope + splat(search.reach) * stiffness) - slope) / stiffness;
+    const V step = (vsqrt(slope * slope + splat(limits.reach) * stiffness) - slope) / stiffness;
     const V energy = splat(0.5) * stiffness * to_bound * to_bound;
-    const I near = (energy < splat(search.reach)) & (a.lower[k] < a.upper[k]);
+    const I near = (energy < splat(limits.reach)) & (a.lower[k] < a.upper[k]);
     const V value = vmin(a.trial[k] + step, a.upper[k]);
     s.value[down] = a.lower[k], s.value[up] = value;
-    s.energy[down] = pick(near & (to_bound > zero), energy * splat(search.threshold / search.reach), infinite);
-    s.energy[up] = pick(near & (value > a.trial[k]), splat(0.5 * search.threshold), infinite);
+    s.energy[down] = pick(near & (to_bound > zero), energy * splat(limits.threshold / limits.reach), infinite);
+    s.energy[up] = pick(near & (value > a.trial[k]), splat(0.5 * limits.threshold), infinite);
 }
 
 // Sorts the promising candidates of one lane by energy; gives how many, at most n_starts.
@@ -1026,8 +1038,8 @@ static DEV int choose(const Model& m, const Basins& s, int l, double threshold) 
 }
 
 // Looks from the points in the lanes for other basins: fills `order` and `found`.
-static OUTLINED DEV void find_basins(const Team& team, const Model& m, const Search& search, State& a,
-                            const Basins& s) {
+static OUTLINED DEV void find_basins(const Team& team, const Model& m, const Limits& limits, Arrays a,
+                                     const Basins& s) {
     evaluate(team, m, a);
     invert_diagonal(team, m, a);
     factorise_hessian(team, m, a);
@@ -1036,18 +1048,18 @@ static OUTLINED DEV void find_basins(const Team& team, const Model& m, const Sea
         if (c < m.n_curved)
             walk(m, a, s, c, column);
         else
-            reach(m, a, s, search, c - m.n_curved, column);
+            reach(m, a, s, limits, c - m.n_curved, column);
     }
     team.sync();
     if (team.rank() == 0)
-        for (int l = 0; l < L; ++l) s.found[l] = choose(m, s, l, search.threshold);
+        for (int l = 0; l < L; ++l) s.found[l] = choose(m, s, l, limits.threshold);
     team.sync();
 }
 
 // The points to start from.  Each lane follows its own i-th candidate, with all others answering;
 // `out(l, i)` says where it goes.
 template <class Out>
-static OUTLINED DEV void follow(const Team& team, const Model& m, const State& a, const Basins& s, Out out) {
+static OUTLINED DEV void follow(const Team& team, const Model& m, Arrays a, const Basins& s, Out out) {
     const Index K = m.n_pars, B = m.n_bins, rank = B < K ? B : K;
     const Move column = s.columns[team.rank()];
     FOR(i, s.n_starts) {

@@ -28,9 +28,10 @@ static DEV Arena open_room(const Team& team, const Room& room) {
 KERNEL hepdask_minimise(const Model* model, const Options* options, const Batch* batch, const Room* room) {
     using namespace ENGINE;
     const Team team;
-    const Model& m = *model;
+    const Model& m = team.hold(*model);
     Arena memory = open_room(team, *room);
-    State a = make_state(m, memory);
+    const State own = make_state(m, memory);
+    const State& a = team.hold(own);
     set_bounds(team, m, a);
     for (int64_t j = team.next(room->queue); j < batch->n_fits; j = team.next(room->queue)) {
         const double *data = batch->data + batch->row[j] * m.n_data, *start = batch->start + j * m.n_pars;
@@ -43,14 +44,16 @@ KERNEL hepdask_minimise(const Model* model, const Options* options, const Batch*
 KERNEL hepdask_search(const Model* model, const Options*, const Search* search, const Room* room) {
     using namespace ENGINE;
     const Team team;
-    const Model& m = *model;
+    const Model& m = team.hold(*model);
     Arena memory = open_room(team, *room);
-    State a = make_state(m, memory);
+    const State own = make_state(m, memory);
+    const State& a = team.hold(own);
     set_bounds(team, m, a);
-    const Basins basins = make_basins(m, memory, search->n_starts, TEAM);
+    const Basins own_basins = make_basins(m, memory, search->n_starts, TEAM);
+    const Basins& basins = team.hold(own_basins);
     for (int64_t j = team.next(room->queue); j < search->n_rows; j = team.next(room->queue)) {
         set_lane(team, m, a, 0, search->data + search->row[j] * m.n_data, search->pars + j * m.n_pars, search->poi[j]);
-        find_basins(team, m, *search, a, basins);
+        find_basins(team, m, {search->threshold, search->reach}, a, basins);
         if (team.rank() == 0) search->found[j] = basins.found[0];
         follow(team, m, a, basins, [&](int, Index i) {
             return search->starts + (j * search->n_starts + i) * m.n_pars;
@@ -62,15 +65,15 @@ KERNEL hepdask_pairs(const Model* model, const Options* options, const Pairs* pa
                                          const Room* room) {
     using namespace ENGINE;
     const Team team;
-    const Model& m = *model;
+    const Model& m = team.hold(*model);
     Arena memory = open_room(team, *room);
-    State a = make_state(m, memory);
+    const State own = make_state(m, memory);
+    const State& a = team.hold(own);
     set_bounds(team, m, a);
-    PairRoom own = make_pair_room(m, *pairs, memory, TEAM);
-    Search search{};
-    search.threshold = pairs->threshold, search.reach = pairs->reach;
+    const PairRoom own_room = make_pair_room(m, *pairs, memory, TEAM);
+    const PairRoom& toy_room = team.hold(own_room);
     for (int64_t j = team.next(room->queue); j < pairs->n_toys; j = team.next(room->queue))
-        fit_toy(team, m, *options, *pairs, search, a, own, j);
+        fit_toy(team, m, *options, *pairs, a, toy_room, j);
 #ifdef PROFILE
     if (team.rank() == 0)
         for (int i = 0; i < PHASES; ++i) atomicAdd((unsigned long long*)room->spent + i, team.spent[i]);

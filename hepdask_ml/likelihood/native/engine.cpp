@@ -27,11 +27,11 @@ struct Queue {
         job = {batch.data + batch.row[j] * m.n_data, batch.start + j * m.n_pars, batch.poi[j]};
         return more;
     }
-    void done(int l, const State& a, int status) const {
+    void done(int l, const State& a, int status, double nll) const {
         const int64_t j = held[l];
         for (int64_t k = 0; k < m.n_pars; ++k) batch.pars[j * m.n_pars + k] = a.x[k][l];
         for (int64_t g = 0; g < m.n_gammas; ++g) batch.gammas[j * m.n_gammas + g] = a.accepted_gamma[g][l];
-        batch.nll[j] = a.accepted_nll[l];
+        batch.nll[j] = nll;
         batch.status[j] = (int8_t)status;
     }
 };
@@ -40,7 +40,7 @@ int minimise(const Model* model, const Options* options, const Batch* batch) {
     if (batch->n_fits == 0) return 0;
     try {
         Arena memory;
-        State a = make_state(*model, memory);
+        const State a = make_state(*model, memory);
         set_bounds(Team{}, *model, a);
         Queue queue{*model, *batch, 0, {}};
         minimise(Team{}, *model, *options, a, queue);
@@ -57,7 +57,7 @@ static void search_rows(const Model& m, const Search& search) {
     }
     Arena memory;
     const Team team;
-    State a = make_state(m, memory);
+    const State a = make_state(m, memory);
     set_bounds(team, m, a);
     const Basins basins = make_basins(m, memory, search.n_starts, team.size());
     for (int64_t first = 0; first < search.n_rows; first += L) {
@@ -66,7 +66,7 @@ static void search_rows(const Model& m, const Search& search) {
             const int64_t j = first + (l < filled ? l : 0);
             set_lane(team, m, a, l, search.data + search.row[j] * m.n_data, search.pars + j * m.n_pars, search.poi[j]);
         }
-        find_basins(team, m, search, a, basins);
+        find_basins(team, m, {search.threshold, search.reach}, a, basins);
         for (int l = 0; l < L; ++l) {
             if (l < filled)
                 search.found[first + l] = basins.found[l];

@@ -14,13 +14,14 @@ struct Single {
     Job job;
     bool left;
     int status;
+    double nll;
     DEV bool take(int, Job& taken) {
         taken = job;
         const bool had = left;
         left = false;
         return had;
     }
-    DEV void done(int, const State&, int how) { status = how; }
+    DEV void done(int, const State&, int how, double at) { status = how, nll = at; }
 };
 
 // A minimum that a fit has found; `pars` are the team's.
@@ -36,7 +37,6 @@ struct PairRoom {
     double *data, *starts;              // (n_data) the toy, and (n_starts - 1, n_pars) where to fit next
     double *fixed, *best, *candidate, *lowest;  // (n_pars) each
     double *tried_pars, *tried_nll;     // minima of the fixed fits, first to last
-    int n_tried;
 };
 
 static DEV PairRoom make_pair_room(const Model& m, const Pairs& pairs, Arena& memory, Index n_threads) {
@@ -49,18 +49,17 @@ static DEV PairRoom make_pair_room(const Model& m, const Pairs& pairs, Arena& me
     room.basins = make_basins(m, memory, beside, n_threads);
     room.starts = memory.take(beside * K);
     room.tried_pars = memory.take(most * K), room.tried_nll = memory.take(most);
-    room.n_tried = 0;
     return room;
 }
 
 // Fits one toy with the POI held at `poi` (nan: free), from `start`; the point goes to `into`.
-static OUTLINED DEV Minimum fit_once(const Team& team, const Model& m, const Options& options, State& a,
+static OUTLINED DEV Minimum fit_once(const Team& team, const Model& m, const Options& options, Arrays a,
                                      const double* data, const double* start, double poi, double* into) {
-    Single single{{data, start, poi}, true, NOT_FINITE};
+    Single single{{data, start, poi}, true, NOT_FINITE, INFINITY};
     minimise(team, m, options, a, single);
     FOR(k, m.n_pars) into[k] = a.x[k];
     team.sync();
-    return {into, a.accepted_nll, single.status};
+    return {into, single.nll, single.status};
 }
 
 static DEV void copy(const Team& team, const double* from, Index n, double* to) {
@@ -76,10 +75,10 @@ static DEV bool take_lower(const Team& team, const Model& m, const Minimum& foun
     return true;
 }
 
-static DEV void keep(const Team& team, const Model& m, PairRoom& room, const Minimum& found) {
-    copy(team, found.pars, m.n_pars, room.tried_pars + room.n_tried * m.n_pars);
-    if (team.rank() == 0) room.tried_nll[room.n_tried] = found.nll;
-    ++room.n_tried;
+static DEV void keep(const Team& team, const Model& m, const PairRoom& room, int& n_tried, const Minimum& found) {
+    copy(team, found.pars, m.n_pars, room.tried_pars + n_tried * m.n_pars);
+    if (team.rank() == 0) room.tried_nll[n_tried] = found.nll;
+    ++n_tried;
     team.sync();
 }
 
@@ -100,28 +99,28 @@ static DEV bool runner_up(const PairRoom& room, double best, int i) {
 // whether it left its first basin.  The fixed fits (`at` is null) keep what they try, the free one
 // also starts from the runners-up of `at`.
 static OUTLINED DEV bool fit_lowest(const Team& team, const Model& m, const Options& options, const Pairs& pairs,
-                           const Search& search, State& a, PairRoom& room, const double* start, double poi,
-                           const Minimum* at, Minimum& best) {
+                                    Arrays a, const PairRoom& room, int& n_tried, const double* start, double poi,
+                                    const Minimum* at, Minimum& best) {
     const Index K = m.n_pars, beside = pairs.n_starts - 1;
     best = fit_once(team, m, options, a, room.data, start, poi, best.pars);
-    if (!at) keep(team, m, room, best);
+    if (!at) keep(team, m, room, n_tried, best);
     if (beside < 1) return false;
     bool moved = false;
     for (int round = 0; round < MAX_ROUNDS; ++round) {
         int n_beside = 0;
         if (m.n_curved + m.n_reach > 0) {
             set_lane(team, m, a, 0, room.data, best.pars, poi);
-            find_basins(team, m, search, a, room.basins);
+            find_basins(team, m, {pairs.threshold, pairs.reach}, a, room.basins);
             follow(team, m, a, room.basins, [&](int, Index i) { return room.starts + i * K; });
             n_beside = room.basins.found[0];
         }
         const int n_shifts = round == 0 ? (int)pairs.n_shifts : 0;
-        const int n_also = round == 0 && at ? room.n_tried : 0;
+        const int n_also = round == 0 && at ? n_tried : 0;
         // The lowest of this round: fits start around the best of the one before.
         Minimum lowest{room.lowest, INFINITY, NOT_FINITE};
         auto try_from = [&](const double* point) {
             const Minimum found = fit_once(team, m, options, a, room.data, point, poi, room.candidate);
-            if (!at) keep(team, m, room, found);
+            if (!at) keep(team, m, room, n_tried, found);
             if (!(found.nll < lowest.nll)) return;
             lowest.nll = found.nll, lowest.status = found.status;
             copy(team, found.pars, K, lowest.pars);
@@ -142,8 +141,8 @@ static OUTLINED DEV bool fit_lowest(const Team& team, const Model& m, const Opti
 
 // Both minima of toy `j` of the batch.  Each takes over the basins that the other finds, so that the
 // free minimum never lies above the fixed one.
-static DEV void fit_toy(const Team& team, const Model& m, const Options& options, const Pairs& pairs,
-                        const Search& search, State& a, PairRoom& room, int64_t j) {
+static DEV void fit_toy(const Team& team, const Model& m, const Options& options, const Pairs& pairs, Arrays a,
+                        const PairRoom& room, int64_t j) {
     const double free = NAN;
     if (pairs.data)
         FOR(i, m.n_data) room.data[i] = pairs.data[j * m.n_data + i];
@@ -152,10 +151,10 @@ static DEV void fit_toy(const Team& team, const Model& m, const Options& options
             room.data[throw_place(pairs.thrown, i)] = throw_datum(pairs.thrown, pairs.first + j, i);
     team.sync();
     team.mark(THROWING);
-    room.n_tried = 0;
+    int n_tried = 0;
     Minimum fixed{room.fixed, INFINITY, NOT_FINITE}, anywhere{room.best, INFINITY, NOT_FINITE};
-    fit_lowest(team, m, options, pairs, search, a, room, pairs.start, pairs.poi, nullptr, fixed);
-    const bool moved = fit_lowest(team, m, options, pairs, search, a, room, fixed.pars, free, &fixed, anywhere);
+    fit_lowest(team, m, options, pairs, a, room, n_tried, pairs.start, pairs.poi, nullptr, fixed);
+    const bool moved = fit_lowest(team, m, options, pairs, a, room, n_tried, fixed.pars, free, &fixed, anywhere);
     if (moved) {
         Minimum found = fit_once(team, m, options, a, room.data, anywhere.pars, pairs.poi, room.candidate);
         if (take_lower(team, m, found, fixed)) {

@@ -106,6 +106,11 @@ struct Team {
         return taken;
     }
 
+    template <class T>
+    const T& hold(const T& value) const {
+        return value;
+    }
+
   private:
     static double* block_shared() { return team_shared(); }
 #else
@@ -142,6 +147,18 @@ struct Team {
             if (rank() == 0) taken = (int64_t)atomicAdd((unsigned long long*)queue, 1ull);
             sync();
             return taken;
+        }
+    }
+    // Puts what is the same for all threads of a block into its shared memory, once for each type.
+    template <class T>
+    DEV const T& hold(const T& value) const {
+        if constexpr (TEAM == 1) {
+            return value;
+        } else {
+            __shared__ T held;
+            if (rank() == 0) held = value;
+            sync();
+            return held;
         }
     }
 
