@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import deque
 from dataclasses import dataclass, field
@@ -61,6 +62,7 @@ _REMEMBERED = 10
 """Faults of workers that have gone."""
 
 _QUOTED = 3
+_OF_WORKER = re.compile(r"(worker \S+|a thread of this process) (.*)", re.DOTALL)
 """Faults in an error."""
 
 
@@ -402,9 +404,18 @@ class DaskLink:
 
 
 def _none_can(faults: Sequence[str]) -> SiteError:
-    quoted = "; ".join(faults[:_QUOTED])
-    if len(faults) > _QUOTED:
-        quoted += f"; and {len(faults) - _QUOTED} more"
+    """Quote some faults, and those of like workers once."""
+    alike: dict[str, list[str]] = {}
+    for fault in faults:
+        worker, what = _OF_WORKER.fullmatch(fault).groups()  # type: ignore[union-attr]
+        alike.setdefault(what, []).append(worker)
+    said = [
+        f"{workers[0]}{f' and {len(workers) - 1} more' if len(workers) > 1 else ''} {what}"
+        for what, workers in alike.items()
+    ]
+    quoted = "; ".join(said[:_QUOTED])
+    if len(said) > _QUOTED:
+        quoted += f"; and {len(said) - _QUOTED} more"
     return SiteError(
         f"no worker can be used ({quoted}): what was committed is in the ledger, mend the cause "
         "and run again"
