@@ -225,6 +225,55 @@ def many_systematics(n_bins: int = 20, n_systematics: int = 10, n_samples: int =
     return workspace({"c": samples}, {"c": rng.poisson(total).astype(float).tolist()})
 
 
+def dense_systematics() -> Workspace:
+    """180 parameters in 40 bins: 177 correlated uncertainties, most of them in most samples.
+
+    Two signal regions and a control region for each of the two backgrounds whose normalisation is
+    free, of ten bins each.  Every tenth shape is one-sided.  Made with a fixed seed.
+    """
+    rng = np.random.default_rng(7)
+    n_bins, names = 10, [f"sys{k:03d}" for k in range(177)]
+    peak = np.exp(-0.5 * ((np.arange(n_bins) - 6.0) / 2.0) ** 2)
+    regions = {  # expected signal and backgrounds
+        "sr1": (8.0, (24.0, 15.0, 12.0, 6.0, 3.0)),
+        "sr2": (5.0, (45.0, 45.0, 30.0, 15.0, 15.0)),
+        "cr1": (0.5, (1600.0, 200.0, 100.0, 60.0, 40.0)),
+        "cr2": (0.2, (500.0, 3750.0, 500.0, 150.0, 100.0)),
+    }
+    channels, observed = {}, {}
+    for name, (signal, backgrounds) in regions.items():
+        samples = [_dense_sample(rng, "signal", signal * peak / peak.sum(), [MU], names[:60])]
+        total = np.zeros(n_bins)
+        for i, expected in enumerate(backgrounds):
+            falling = np.exp(-(0.5 + 0.5 * i) * np.arange(n_bins) / n_bins)
+            nominal = expected * falling / falling.sum() * rng.uniform(0.9, 1.1, n_bins)
+            own = [factor(f"norm{i}")] if i < 2 else []
+            samples.append(_dense_sample(rng, f"background{i}", nominal, own, names))
+            total += nominal
+        channels[name], observed[name] = samples, rng.poisson(total).astype(float).tolist()
+    return workspace(channels, observed)
+
+
+def _dense_sample(
+    rng: np.random.Generator,
+    name: str,
+    nominal: np.ndarray[Any, np.dtype[np.float64]],
+    own: list[Modifier],
+    systematics: list[str],
+) -> dict[str, Any]:
+    modifiers = list(own)
+    position = np.linspace(-1.0, 1.0, len(nominal))
+    for k, systematic in enumerate(systematics):
+        if rng.uniform() < 0.7:
+            size = rng.uniform(0.002, 0.04)
+            modifiers.append(normsys(systematic, 1.0 - size, 1.0 + rng.uniform(0.7, 1.3) * size))
+        if rng.uniform() < 0.5:
+            shape = rng.uniform(0.002, 0.04) * (position * rng.choice([-1.0, 1.0]) + 0.2)
+            low = nominal * (1.0 - shape) if k % 10 else nominal
+            modifiers.append(histosys(systematic, low.tolist(), (nominal * (1 + shape)).tolist()))
+    return sample(name, nominal.tolist(), *modifiers)
+
+
 MADE_UP = {
     "counting": counting(),
     "one bin": one_bin(),

@@ -15,6 +15,7 @@ from made_up import (
     PUBLISHED,
     ROOT,
     Workspace,
+    dense_systematics,
     many_channels,
     many_systematics,
     one_bin,
@@ -36,10 +37,12 @@ MU = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """How many times faster than the peers ours is meant to be, where that was said."""
+    """How many times faster than the peers ours is meant to be, where that was said, and how many
+    toys per second it is meant to do on one H100."""
 
     nextstat: float | None = None
     jax: float | None = None
+    gpu: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +67,13 @@ def _read(path: Path) -> Workspace:
 
 
 MADE_UP = (
-    Case("one bin", one_bin, Aim(nextstat=2.0)),
+    Case("one bin", one_bin, Aim(nextstat=2.0, gpu=1e7)),
     Case("two bins", two_bins),
     Case("50 channels x 4 bins", partial(many_channels, 50), Aim(nextstat=30.0)),
     Case("100 bins x 5 samples", partial(many_systematics, 100, 30, 5)),
 )
 SBOTTOM = tuple(
-    Case(name, partial(_read, path), Aim(nextstat=1000.0, jax=300.0))
+    Case(name, partial(_read, path), Aim(1000.0, 300.0, 1e6 if name == "sbottom A" else None))
     for name, path in PUBLISHED.items()
     if path.exists()
 )
@@ -78,6 +81,10 @@ MISSING = tuple(
     f"{name}: {path.name} is not there" for name, path in PUBLISHED.items() if not path.exists()
 )
 CASES = MADE_UP + SBOTTOM
+DENSE = Case("180 parameters, 40 bins", dense_systematics, Aim(gpu=1e5))
+GPU_CASES = tuple(
+    case for case in CASES if case.name in {"one bin", "50 channels x 4 bins", *PUBLISHED}
+) + (DENSE,)
 EXAMPLE = Case("examples/workspace.json", partial(_read, ROOT / "examples" / "workspace.json"))
 
 

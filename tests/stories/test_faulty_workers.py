@@ -69,8 +69,8 @@ def test_without_a_worker_that_can_work_the_campaign_ends_and_can_go_on(
         with pytest.raises(SiteError) as useless:
             running.result(60.0)
         assert str(useless.value) == (
-            f"no worker can be used ({faults[0].replace(' cannot', ' and 1 more cannot')}): what was "
-            "committed is in the ledger, mend the cause and run again"
+            f"no worker can be used ({faults[0].replace(' cannot', ' and 1 more cannot')}): what "
+            "was committed is in the ledger, mend the cause and run again"
         )
         assert book.done() > 0
         assert failures(book) == 0
