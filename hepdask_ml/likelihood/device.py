@@ -266,12 +266,12 @@ def team_size(lowered: Lowered) -> int:
     -------
     int
         One for a model of few parameters and bins, otherwise the size of `TEAMS` that is nearest
-        to the number of kept parameters.
+        to the number of kept parameters or of bins, whichever are more: loops go over these.
     """
-    n_pars, n_bins = lowered.record.n_pars, lowered.record.n_bins
-    if max(n_pars, n_bins) <= ALONE:
+    length = max(lowered.record.n_pars, lowered.record.n_bins)
+    if length <= ALONE:
         return 1
-    return min(TEAMS, key=lambda size: abs(size - n_pars))
+    return min(TEAMS, key=lambda size: abs(size - length))
 
 
 @cache
@@ -414,6 +414,8 @@ def prepared(
     fair -= attributes.get("ReservedSharedMemoryPerBlock", _RESERVED)
     room = min(fair, attributes["MaxSharedMemoryPerBlockOptin"]) - kernel.shared_size_bytes
     shared = min(hot, max(0, room) // (8 * teams))
+    if team == 1 and shared:
+        shared = (shared - 1) | 1  # an odd distance lets threads read from banks of their own
     shared_bytes = 8 * shared * teams
     kernel.max_dynamic_shared_size_bytes = shared_bytes
     resident_blocks = resident(shared_bytes) * attributes["MultiProcessorCount"]

@@ -35,22 +35,23 @@ constexpr int LATE = 30;
 constexpr double NEAR = 0.01;
 constexpr double SLOW = 0.2;
 
-// The arrays of a team.  The first group is read again and again within one evaluation: where memory
-// is short, the fast memory goes to these.
+// The arrays of a team, those first that are short and read again and again within one evaluation:
+// where memory is short, the fast memory goes to these.
 struct State {
-    // linear algebra; rows of J and Js are an odd number apart, so that a column does not crowd a few
-    // sets of a cache or banks of a GPU's shared memory
-    Index ld;
-    V *Js, *M, *J, *rhs;
-    // the bins
-    V *n, *W, *weight, *r, *rate, *response;
+    // the bins, and the solution for them
+    V *n, *W, *weight, *r, *rate, *response, *rhs;
     // the parameters: the point evaluated, what was found there, and the step from it
     V *trial, *dinv, *scaled, *newton, *diag, *grad, *odd, *phi, *dphi, *ddphi;
     V *x, *step, *aux, *lower, *upper;
-    // terms, cells and normsys entries
-    V *F, *pull, *base, *weighted, *dlog, *curve, *factor, *exponent;
-    // profiled gammas, with what each scales
+    // terms, cells and profiled gammas, with what each gamma scales
+    V *F, *pull, *base, *weighted;
     V *gamma, *A, *gamma_aux, *accepted_gamma;
+    // linear algebra; rows of J and Js are an odd number apart, so that a column does not crowd a few
+    // sets of a cache or banks of a GPU's shared memory
+    Index ld;
+    V *M, *Js, *J;
+    // normsys entries
+    V *dlog, *curve, *factor, *exponent;
     // secant memory: steps taken and gradient changes (MEMORY, n_pars), newest first, and the last
     // accepted point and the gradient there
     V *s, *y, *last_point, *last_grad;
@@ -62,11 +63,8 @@ typedef const State& __restrict__ Arrays;
 static DEV State make_state(const Model& m, Arena& memory) {
     State a;
     const Index B = m.n_bins, K = m.n_pars, G = m.n_gammas, rank = B < K ? B : K;
-    a.ld = K | 1;
-    a.Js = memory.take(B * a.ld), a.J = memory.take(B * a.ld);
-    a.M = memory.take(rank * rank), a.rhs = memory.take(rank);
     a.n = memory.take(B), a.W = memory.take(B), a.weight = memory.take(B);
-    a.r = memory.take(B), a.rate = memory.take(B), a.response = memory.take(B);
+    a.r = memory.take(B), a.rate = memory.take(B), a.response = memory.take(B), a.rhs = memory.take(B);
     a.trial = memory.take(K), a.dinv = memory.take(K), a.scaled = memory.take(K), a.newton = memory.take(K);
     a.diag = memory.take(K), a.grad = memory.take(K);
     a.odd = memory.take(K), a.phi = memory.take(K), a.dphi = memory.take(K), a.ddphi = memory.take(K);
@@ -74,9 +72,11 @@ static DEV State make_state(const Model& m, Arena& memory) {
     a.lower = memory.take(K), a.upper = memory.take(K);
     a.F = memory.take(m.n_terms), a.pull = memory.take(m.n_terms);
     a.base = memory.take(m.n_cells), a.weighted = memory.take(m.n_cells);
+    a.gamma = memory.take(G), a.A = memory.take(G), a.gamma_aux = memory.take(G), a.accepted_gamma = memory.take(G);
+    a.ld = K | 1;
+    a.M = memory.take(rank * rank), a.Js = memory.take(B * a.ld), a.J = memory.take(B * a.ld);
     a.dlog = memory.take(m.n_norms), a.curve = memory.take(m.n_norms);
     a.factor = memory.take(m.n_norms), a.exponent = memory.take(m.n_norms);
-    a.gamma = memory.take(G), a.A = memory.take(G), a.gamma_aux = memory.take(G), a.accepted_gamma = memory.take(G);
     a.s = memory.take(MEMORY * K), a.y = memory.take(MEMORY * K);
     a.last_point = memory.take(K), a.last_grad = memory.take(K);
     return a;
