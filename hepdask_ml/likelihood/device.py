@@ -140,8 +140,9 @@ def opened(doing: str) -> Iterator[Any]:
         if reason := unusable():
             raise GpuError(f"no GPU can be used here: {reason}")
         cupy = import_module("cupy")
-        name = _name(cupy)
+        name = "of this process"
         try:
+            name = _name(cupy)
             yield cupy
         except (MemoryError, RuntimeError, cupy.cuda.compiler.CompileException) as error:
             failure = f"the GPU {name} failed while {doing}: {words(error)}"

@@ -82,9 +82,7 @@ MISSING = tuple(
 )
 CASES = MADE_UP + SBOTTOM
 DENSE = Case("180 parameters, 40 bins", dense_systematics, Aim(gpu=1e5))
-GPU_CASES = tuple(
-    case for case in CASES if case.name in {"one bin", "50 channels x 4 bins", *PUBLISHED}
-) + (DENSE,)
+GPU_CASES = (MADE_UP[0], MADE_UP[2], *SBOTTOM, DENSE)
 EXAMPLE = Case("examples/workspace.json", partial(_read, ROOT / "examples" / "workspace.json"))
 
 
