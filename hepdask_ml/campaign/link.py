@@ -62,8 +62,9 @@ _REMEMBERED = 10
 """Faults of workers that have gone."""
 
 _QUOTED = 3
-_OF_WORKER = re.compile(r"(worker \S+|a thread of this process) (.*)", re.DOTALL)
 """Faults in an error."""
+
+_OF_WORKER = re.compile(r"(worker \S+|a thread of this process) (.*)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
