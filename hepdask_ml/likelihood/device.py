@@ -68,6 +68,7 @@ class _Room(ctypes.Structure):
         ("per_team", ctypes.c_int64),
         ("shared", ctypes.c_int64),
         ("queue", ctypes.c_void_p),
+        ("spent", ctypes.c_void_p),  # of benchmarks only
     ]
 
 
