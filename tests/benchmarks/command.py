@@ -147,7 +147,10 @@ def _load() -> tuple[float, ...]:
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m tests.benchmarks", description=__doc__)
     parser.add_argument(
-        "--only", action="append", choices=[*PARTS, *CAMPAIGN_PARTS], help="measure this part"
+        "--only",
+        action="append",
+        choices=[*PARTS, *CAMPAIGN_PARTS],
+        help="measure this part; gpu runs by itself: --only gpu --help",
     )
     parser.add_argument(
         "--model",
