@@ -212,7 +212,9 @@ class Broken:
     def open(self) -> Iterator[Client]:
         if not self.late:
             raise self.error
-        with scheduler() as cluster, Client(cluster) as client:  # type: ignore[no-untyped-call]
+        # Closed twice, a default client would stay Dask's default for ever.
+        quiet = {"set_as_default": False}
+        with scheduler() as cluster, Client(cluster, **quiet) as client:  # type: ignore[no-untyped-call]
             client.close()
             try:
                 yield client
