@@ -154,8 +154,9 @@ def run(
             with late("facility.site").site(settings).open() as client:
                 return cast("Limit", campaign.run(client, watch=watch))
     except SiteError as error:
-        for said in [fault for fault in faults if fault in str(error)]:
-            del faults[said]  # once is enough
+        # Once is enough; the error names one worker for all that say the same.
+        for fault in [fault for fault in faults if fault.split(" ", 2)[2] in str(error)]:
+            del faults[fault]
         raise
     except Interrupted:
         # Nobody has pressed Ctrl-C: for the batch system the job has failed.
