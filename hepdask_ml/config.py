@@ -635,15 +635,36 @@ for _name, _pattern in _NUMBERS.items():
     _Loader.add_implicit_resolver(_TAG + _name, re.compile(_pattern), list("-+.0123456789"))
 
 
-def _document(path: Path) -> Mapping[Any, Any]:
+def read_yaml(path: Path) -> Any:
+    """Read a file of YAML.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    Any
+        What it holds: plain values, lists and mappings; None if it is empty.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, is not YAML, or has a key twice.
+    """
     text = _text(path)
     try:
-        document = yaml.load(text, Loader=_Loader)
+        return yaml.load(text, Loader=_Loader)
     except RecursionError:
         raise InputError(f"{path} is nested too deeply: a few levels are enough") from None
     # The last three are what the library raises for a value that is not of its !!tag.
     except (yaml.YAMLError, ValueError, KeyError, AttributeError) as error:
         raise InputError(f"{path} is not YAML ({_fault(error, text)}): mend it there") from None
+
+
+def _document(path: Path) -> Mapping[Any, Any]:
+    document = read_yaml(path)
     if document is None:
         raise InputError(f"{path} is empty: it must hold a mapping of settings")
     if not isinstance(document, dict):

@@ -1,0 +1,1 @@
+"""Searches: what is varied, and which values are tried next."""

@@ -1,0 +1,1 @@
+"""Training of models as durable, resumable work."""
