@@ -36,6 +36,7 @@ from hepdask_ml.facility.gateway_client import (
     is_plain,
     spoken_to,
 )
+from hepdask_ml.facility.scheduler import connected
 from hepdask_ml.facility.session import Session, held
 
 if TYPE_CHECKING:
@@ -324,9 +325,7 @@ def _identified(options: GatewayOptions) -> str:
 @contextmanager
 def _connected(cluster: Any) -> Iterator[Client]:
     try:
-        client = Client(  # type: ignore[no-untyped-call]
-            cluster.scheduler_address, security=cluster.security, timeout=ANSWER_S
-        )
+        client = connected(cluster.scheduler_address, security=cluster.security, timeout=ANSWER_S)
     except (OSError, ValueError) as error:
         raise SiteError(
             f"the scheduler of the cluster {cluster.name} does not answer at "

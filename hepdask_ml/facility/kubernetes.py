@@ -41,6 +41,7 @@ from hepdask_ml.facility.kubernetes_resource import (
     secret_resource,
     workers_per_pod,
 )
+from hepdask_ml.facility.scheduler import connected
 from hepdask_ml.facility.security import CERTIFICATE, KEY, temporary
 from hepdask_ml.facility.session import held
 
@@ -258,9 +259,7 @@ def _connected(
             host = f"127.0.0.1:{stack.enter_context(place.forwarded(pod, PORT))}"
         protocol = "tcp" if security is None else "tls"
         try:
-            client = Client(  # type: ignore[no-untyped-call]
-                f"{protocol}://{host}", security=security, timeout=ANSWER_S
-            )
+            client = connected(f"{protocol}://{host}", security=security, timeout=ANSWER_S)
         except (OSError, ValueError) as error:
             raise SiteError(
                 f"the scheduler of the cluster {name} does not answer at {host} ({words(error)}): "

@@ -8,7 +8,8 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from distributed import Scheduler, SpecCluster
+import dask
+from distributed import Client, Scheduler, SpecCluster
 from distributed.utils import get_ip, get_ip_interface
 
 from hepdask_ml.errors import InputError, SiteError
@@ -22,6 +23,35 @@ if TYPE_CHECKING:
 
     from hepdask_ml.facility.session import Session
     from hepdask_ml.facility.systems import BatchOptions
+
+
+def connected(address: str, **options: Any) -> Client:
+    """Connect to a scheduler.
+
+    Parameters
+    ----------
+    address : str
+        Where it listens.
+    **options
+        As in `distributed.Client`.
+
+    Returns
+    -------
+    distributed.Client
+        Connected.
+
+    Raises
+    ------
+    OSError, ValueError
+        If that fails.  Dask's default scheduler is then what it was: a client that never came to be
+        would leave a default behind that is not there.
+    """
+    before = dask.config.get("scheduler", None)
+    try:
+        return Client(address, **options)  # type: ignore[no-untyped-call]
+    except BaseException:
+        dask.config.set(scheduler=before)
+        raise
 
 
 def certificates(options: BatchOptions, session: Session) -> Security | None:

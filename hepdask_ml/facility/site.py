@@ -32,6 +32,7 @@ from hepdask_ml.config import (
     settle,
 )
 from hepdask_ml.errors import InputError, late
+from hepdask_ml.facility.scheduler import connected
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -178,7 +179,7 @@ class SchedulerSite:
     def open(self) -> Iterator[Client]:
         """Connect to it."""
         try:
-            client = Client(self.address, timeout=CONNECT_S)  # type: ignore[no-untyped-call]
+            client = connected(self.address, timeout=CONNECT_S)
         except (OSError, ValueError) as error:
             raise InputError(
                 f"no Dask scheduler answers at {self.address} ({type(error).__name__}): check the "

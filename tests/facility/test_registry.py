@@ -295,3 +295,13 @@ def test_site_of_another_package_is_configured_as_ours_are() -> None:
         {"institute": {"workers": 4, "options": {"account": "y"}}, "mine": "institute"}
     ):
         assert site("mine") == site("slurm", workers=4, queue="institute", account="y")
+
+
+def test_a_scheduler_that_is_not_there_leaves_no_default_behind() -> None:
+    before = dask.config.get("scheduler", None)
+    with (
+        pytest.raises(InputError, match="no Dask scheduler answers"),
+        open_site("tcp://127.0.0.1:1"),
+    ):
+        pass
+    assert dask.config.get("scheduler", None) == before
