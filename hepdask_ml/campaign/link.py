@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections import deque
 from dataclasses import dataclass, field
@@ -64,7 +63,8 @@ _REMEMBERED = 10
 _QUOTED = 3
 """Faults in an error."""
 
-_OF_WORKER = re.compile(r"(worker \S+|a thread of this process) (.*)", re.DOTALL)
+_Fault = tuple[str, str]
+"""Who cannot be used, and why: a sentence without its beginning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +139,11 @@ class LocalLink:
             self._changed.wait_for(lambda: self._pool.events or self._all_faulty(), patience_s)
             events = self._pool.collect(written)
             said = sorted(set(self._pool.faults.values()))
-            faults = tuple(f"a thread of this process cannot work: {each}" for each in said)
+            faults = [("a thread of this process", f"cannot work: {each}") for each in said]
             if self._all_faulty() and not (events or self._going):
                 raise _none_can(faults)
-            return Collected(events, self._pool.drains, self._pool.n_lent, self._pool.free, faults)
+            pool = self._pool
+            return Collected(events, pool.drains, pool.n_lent, pool.free, _sentences(faults))
 
     def interrupt(self) -> None:
         """Ask the threads for what they hold."""
@@ -180,7 +181,7 @@ class LocalLink:
 class _Known:
     """What the driver knows of a worker."""
 
-    fault: str = ""
+    fault: str = ""  # why it cannot be used
     errors: int = 0
     ends: bool = False  # has no time left, or is of no use
     drains: list[Future[str]] = field(default_factory=list)
@@ -216,7 +217,7 @@ class DaskLink:
         self._loop = cast("IOLoop", client.loop)
         self._target_s = target_s
         self._workers: dict[str, _Known] = {}
-        self._gone: deque[str] = deque(maxlen=_REMEMBERED)  # faults of those that are not there now
+        self._gone: deque[_Fault] = deque(maxlen=_REMEMBERED)  # of workers that are not there now
         self._faulty = 0  # workers found so in a row
         self._hopes_until = monotonic() + HOPE_S
         self._drains: dict[str, int] = {}  # of each worker, at the last census
@@ -226,8 +227,12 @@ class DaskLink:
     @property
     def faults(self) -> tuple[str, ...]:
         """Why some workers get no work; of those that have gone as well."""
-        here = {known.fault for known in self._workers.values() if known.fault}
-        return tuple(sorted(here.union(self._gone)))
+        return _sentences(self._found)
+
+    @property
+    def _found(self) -> list[_Fault]:
+        here = {(f"worker {at}", known.fault) for at, known in self._workers.items() if known.fault}
+        return sorted(here.union(self._gone))
 
     def collect(self, written: int, offers: Sequence[Offer], patience_s: float) -> Collected:
         """Offer units, keep drains on every worker, and give what has happened."""
@@ -257,7 +262,7 @@ class DaskLink:
         # What has been done, or is still being done, is written down first.
         if census and not (events or answer["lent"]) and self._is_useless(answer):
             self.close()  # who runs it again has mended something, and tries them all
-            raise _none_can(self.faults)
+            raise _none_can(self._found)
         return Collected(events, self._drains, answer["lent"], answer["free"], self.faults)
 
     def interrupt(self) -> None:
@@ -326,7 +331,7 @@ class DaskLink:
                 self._note_fault(address, said, brought=answer["brought"])
         for address, room in threads.items():
             known = self._workers[address]
-            await self._settle(address, known)
+            await self._settle(known)
             here = max(drains.get(address, 0), len(known.drains))
             if not known.fault and not known.ends:
                 known.drains += [self._submit(address) for _ in range(room - here)]
@@ -341,14 +346,14 @@ class DaskLink:
         for address in self._workers.keys() - threads:
             known = self._workers.pop(address)
             if known.fault:
-                self._gone.append(known.fault)
+                self._gone.append((f"worker {address}", known.fault))
 
     def _note_fault(self, address: str, said: str, *, brought: bool) -> None:
         """Keep in mind that a worker has found that it cannot work."""
         known = self._workers[address]
         known.ends = known.ends or brought
         if not known.fault:
-            known.fault = f"worker {address} cannot work: {said}"
+            known.fault = f"cannot work: {said}"
             self._faulty += 1
 
     def _submit(self, address: str) -> Future[str]:
@@ -365,14 +370,14 @@ class DaskLink:
         fire_and_forget(future)  # type: ignore[no-untyped-call]
         return future
 
-    async def _settle(self, address: str, known: _Known) -> None:
+    async def _settle(self, known: _Known) -> None:
         """Drop the drains that have ended; mark a worker on which they fail."""
         errors = [future for future in known.drains if future.status == "error"]
         known.drains = [future for future in known.drains if future.status == "pending"]
         known.errors += len(errors)
         if errors and known.errors >= _ERRORS:
             error = await errors[-1].exception()  # type: ignore[no-untyped-call]
-            known.fault = f"worker {address} cannot work: {error}"
+            known.fault = f"cannot work: {error}"
 
     async def _check(self, addresses: list[str]) -> None:
         """See that new workers have the same version as we."""
@@ -389,9 +394,9 @@ class DaskLink:
             known = self._workers[address] = _Known()
             answer = found.get(address)
             if isinstance(answer, ImportError):
-                known.fault = f"worker {address} has no hepdask-ml: {_SAME_VERSION}"
+                known.fault = f"has no hepdask-ml: {_SAME_VERSION}"
             elif isinstance(answer, str) and answer != hepdask_ml.__version__:
-                known.fault = f"worker {address} has hepdask-ml {answer}: {_SAME_VERSION}"
+                known.fault = f"has hepdask-ml {answer}: {_SAME_VERSION}"
 
     def _is_useless(self, answer: Mapping[str, Any]) -> bool:
         """Whether there is neither a worker that can work nor hope for one."""
@@ -404,11 +409,14 @@ class DaskLink:
         return self._faulty >= FAULTY or any(address not in replaced for address in threads)
 
 
-def _none_can(faults: Sequence[str]) -> SiteError:
+def _sentences(faults: Sequence[_Fault]) -> tuple[str, ...]:
+    return tuple(" ".join(fault) for fault in faults)
+
+
+def _none_can(faults: Sequence[_Fault]) -> SiteError:
     """Quote some faults, and those of like workers once."""
     alike: dict[str, list[str]] = {}
-    for fault in faults:
-        worker, what = _OF_WORKER.fullmatch(fault).groups()  # type: ignore[union-attr]
+    for worker, what in faults:
         alike.setdefault(what, []).append(worker)
     said = [
         f"{workers[0]}{f' and {len(workers) - 1} more' if len(workers) > 1 else ''} {what}"
