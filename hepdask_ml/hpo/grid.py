@@ -6,7 +6,6 @@ with their conditions: values of an inactive parameter make no new ones.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from itertools import islice
 from random import Random
@@ -15,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from hepdask_ml.errors import InputError
 from hepdask_ml.hpo.dimensions import Normal
 from hepdask_ml.hpo.optimisers import Proposal
+from hepdask_ml.hpo.values import identity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from hepdask_ml.hpo.optimisers import Past
     from hepdask_ml.hpo.space import Space
@@ -49,8 +49,8 @@ class Grid:
                 f"the grid has more than {MOST_POINTS} points: make it coarser, or choose another "
                 "optimiser"
             )
-        tried = {_name(trial.params) for trial in past}
-        left = [point for point in points if _name(point) not in tried]
+        tried = {identity(dict(trial.params)) for trial in past}
+        left = [point for point in points if identity(point) not in tried]
         return [Proposal(point) for point in Random(seed).sample(left, min(n, len(left)))]
 
 
@@ -85,7 +85,3 @@ def _points(space: Space, params: dict[str, Any], optimiser: str) -> Iterator[di
         )
     for index in range(dimension.count):
         yield from _points(space, {**params, missing: dimension.at(index)}, optimiser)
-
-
-def _name(params: Mapping[str, Any]) -> str:
-    return json.dumps(dict(params), sort_keys=True)

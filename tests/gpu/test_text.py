@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hepdask_ml.likelihood import fit, kernels
+from hepdask_ml.likelihood import device, fit, kernels
 
 NATIVE = Path(kernels.__file__).parent / "native"
 CONSTANT = re.compile(r"^constexpr (?:int|double) (\w+) = ([^;]+);", re.MULTILINE)
@@ -23,3 +23,9 @@ def test_statuses_are_those_of_the_cpu() -> None:
     assert {name: int(code) for name, code in named.items()} == {
         status.name: int(status) for status in fit.FitStatus
     }
+
+
+def test_blocks_are_those_that_are_launched() -> None:
+    text = (NATIVE / "team.h").read_text()
+    assert f"constexpr int BLOCK = TEAM == 1 ? {device.BLOCK_ALONE} : TEAM;" in text
+    assert f"constexpr int BLOCKS = {device.RESIDENT_THREADS} / BLOCK;" in text
