@@ -79,6 +79,8 @@ class Campaign(Generic[Result]):
         What the summary has to know of it.
     target_s : float
         Time that a block should take, in seconds.
+    tolerant : bool
+        Whether a unit that was given up is a result like others, and no failure of the campaign.
     """
 
     def __init__(
@@ -91,14 +93,16 @@ class Campaign(Generic[Result]):
         ledger: str | Path | None = None,
         facts: Mapping[str, Any] | None = None,
         target_s: float = TARGET_S,
+        tolerant: bool = False,
     ) -> None:
         self.identity = identity
         self.strategy = strategy
         self.path = MEMORY if ledger is None else str(ledger)
         self.runner = runner
         self._summary = summary
-        self._facts = facts or {}
+        self.facts = dict(facts or {})
         self._target_s = target_s
+        self._tolerant = tolerant
         self._kept: Ledger | None = None  # in memory
         self._status: Status | None = None
 
@@ -173,16 +177,18 @@ class Campaign(Generic[Result]):
             If another process writes it.
         """
         if self.path != MEMORY:
-            open_ledger(self.path, self.identity, self._facts).close()
+            open_ledger(self.path, self.identity, self.facts).close()
 
     @property
     def finished(self) -> bool:
         """Whether its ledger holds all that the strategy asks for."""
         if self.path == MEMORY or not Path(self.path).exists():
             return False
-        with open_ledger(self.path, self.identity, self._facts) as ledger:
+        with open_ledger(self.path, self.identity, self.facts) as ledger:
             records = ledger.records()
-            if any(record.open or record.error is not None for record in records):
+            if any(record.open for record in records):
+                return False
+            if any(record.error is not None for record in records) and not self._tolerant:
                 return False
             return bool(records) and not self.strategy.plan(ledger)
 
@@ -232,19 +238,26 @@ class Campaign(Generic[Result]):
         watch: Callable[[Ledger, Status], None] | None,
         told: threading.Event,
     ) -> Result:
-        ledger = self._kept or open_ledger(self.path, self.identity, self._facts)
+        ledger = self._kept or open_ledger(self.path, self.identity, self.facts)
         with ExitStack() as ending:
             ending.callback(self._end, ledger)
             link: Link
             if client is None:
-                link = LocalLink(self.runner, threads, self._target_s)
+                link = LocalLink(self._runner_for(ledger), threads, self._target_s)
                 ending.callback(link.close)  # its threads would work on
             else:
-                link = DaskLink(client, ledger.campaign, self.runner, self._target_s)
-            drive(ledger, self.strategy, link, told, self._watching(watch))
+                runner = self._runner_for(ledger)
+                link = DaskLink(client, ledger.campaign, runner, self._target_s)
+            drive(
+                ledger, self.strategy, link, told, self._watching(watch), tolerant=self._tolerant
+            )
             if watch is not None:
                 watch(ledger, Status(ledger.progress()))
             return self._summary(ledger)
+
+    def _runner_for(self, ledger: Ledger) -> Runner:  # noqa: ARG002 - for kinds that need it
+        """Give the runner for the campaign of a ledger."""
+        return self.runner
 
     def _end(self, ledger: Ledger) -> None:
         """Keep a ledger in memory, close another."""

@@ -19,7 +19,7 @@ from distributed.utils import sync
 
 from hepdask_ml.campaign.messages import Exchange, block_of
 from hepdask_ml.campaign.notice import GRACE_S, NOTICE
-from hepdask_ml.errors import WorkerFault, words
+from hepdask_ml.errors import HepdaskError, WorkerFault, words
 from hepdask_ml.facility.node import End, end, process_start
 
 if TYPE_CHECKING:
@@ -179,8 +179,8 @@ def _worked(runner: Runner, block: Block, enough: Callable[[], bool]) -> Exchang
     except WorkerFault as fault:
         return {"token": block.token, "fault": words(fault)}
     except Exception as error:  # noqa: BLE001 - the door around what others wrote
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        return {"token": block.token, "error": text[:2000]}
+        kind = "" if isinstance(error, HepdaskError) else f"{type(error).__name__}: "
+        return {"token": block.token, "error": " ".join(f"{kind}{error}".split())[:2000]}
     return {"token": block.token, "reached": reached, "result": result}
 
 

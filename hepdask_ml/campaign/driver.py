@@ -28,7 +28,13 @@ class Told(Protocol):
 
 
 def drive(
-    ledger: Ledger, strategy: Strategy, link: Link, told: Told, watch: Watcher | None = None
+    ledger: Ledger,
+    strategy: Strategy,
+    link: Link,
+    told: Told,
+    watch: Watcher | None = None,
+    *,
+    tolerant: bool = False,
 ) -> None:
     """Run a campaign to its end.
 
@@ -44,6 +50,8 @@ def drive(
         True where the driver has to stop early.
     watch : callable, optional
         Is shown the ledger, and what was collected, at least twice a second.
+    tolerant : bool
+        Whether a unit that was given up is a result like others: it is not tried again.
 
     Raises
     ------
@@ -51,11 +59,12 @@ def drive(
         If it was told to stop.  What the workers held is in the ledger, as after a
         KeyboardInterrupt.
     CampaignError
-        If a unit was given up, or the ledger cannot be written.
+        If a unit was given up and that is not tolerated, or the ledger cannot be written.
     SiteError
         If the workers cannot be used or reached.
     """
-    ledger.retry()
+    if not tolerant:
+        ledger.retry()
     try:
         _rounds(ledger, strategy, link, told, watch)
     except (KeyboardInterrupt, Interrupted):
@@ -65,7 +74,7 @@ def drive(
         raise
     link.close()
     given_up = [record for record in ledger.records() if record.error is not None]
-    if given_up:
+    if given_up and not tolerant:
         first = given_up[0]
         raise CampaignError(
             f"{len(given_up)} of the units failed, first {first.unit.title or first.unit.key} "

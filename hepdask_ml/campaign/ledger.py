@@ -166,6 +166,13 @@ class Ledger:
         if self._lock is not None:
             self._lock.release()
 
+    def copy(self) -> Ledger:
+        """Give a copy in memory as it stands, for another thread to read."""
+        connection = _connected(self.path, MEMORY)
+        with _sentences(self.path):
+            self._db.backup(connection)
+        return Ledger(self.path, connection, None)
+
     def records(self) -> list[Record]:
         """Give every unit, in the order in which they were planned."""
         rows = self._all(

@@ -9,6 +9,7 @@ one *lease*; only the newest lease of a range can commit it.  What was committed
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from itertools import count
 from math import inf
@@ -126,7 +127,7 @@ class Pool:
         self._name = name
         self._target_s = target_s
         self._units: dict[str, _State] = {}
-        self._open: dict[str, _State] = {}  # those that can be lent from, in order
+        self._open: OrderedDict[str, _State] = OrderedDict()  # those that can be lent from
         self._leases: dict[str, _Lease] = {}
         self._lease_of: dict[str, str] = {}  # token of each drain
         self._worker_of: dict[str, str] = {}  # worker of each drain
@@ -398,14 +399,14 @@ class Pool:
 
     def _size(self, state: _State, place: _Range, seconds_left: float, pace: float | None) -> int:
         unit, steps = state.unit, place.stop - place.start
+        if unit.ordered:  # nobody else could do the rest meanwhile: the runner stops in time
+            return steps
         if pace is None:
             return min(steps, unit.grain)
         seconds = min(self._target_s, WALLTIME_SHARE * seconds_left) / 2**place.losses
-        most = int(pace * seconds)
-        if not unit.ordered:
-            # A part of what is left, so that all drains come to the end together.
-            fair = self._free // (2 * len(self._worker_of))
-            most = min(most, max(fair, int(pace * SHORTEST_S)))
+        # A part of what is left, so that all drains come to the end together.
+        fair = self._free // (2 * len(self._worker_of))
+        most = min(int(pace * seconds), max(fair, int(pace * SHORTEST_S)))
         return min(steps, max(most // unit.grain, 1) * unit.grain)
 
     def _lend(self, state: _State, place: _Range, drain: str, worker: str, steps: int) -> Block:
@@ -466,3 +467,5 @@ class Pool:
                 place.start = free.pop(i).start
         free.insert(i, place)
         self._open[state.unit.key] = state
+        if state.unit.ordered and place.start:  # what was begun comes before what was not
+            self._open.move_to_end(state.unit.key, last=False)

@@ -32,7 +32,8 @@ class Unit:
         Blocks are cut at multiples of it, but begin anywhere: where a worker stopped, or where the
         unit ended before it grew.  A worker with no time for this many steps takes none.
     ordered : bool
-        Whether a block needs the one before it, so that only one is lent at a time.
+        Whether a block needs the one before it, so that only one is lent at a time: all that is
+        left of the unit, of which the runner does as much as is reasonable.
     """
 
     key: str

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import dask
 from distributed import Client, Scheduler, SpecCluster
-from distributed.utils import get_ip, get_ip_interface
+from distributed.utils import get_ip, get_ip_interface, sync
 
-from hepdask_ml.errors import InputError, SiteError
+from hepdask_ml.errors import InputError, SiteError, words
 from hepdask_ml.facility.security import CERTIFICATE, KEY, configured, of_files, temporary
 from hepdask_ml.facility.session import SCHEDULER_FILE
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from distributed import Security
+    from tornado.ioloop import IOLoop
 
     from hepdask_ml.facility.session import Session
     from hepdask_ml.facility.systems import BatchOptions
@@ -226,6 +227,35 @@ def close_workers(cluster: SpecCluster, told: Collection[str] = ()) -> set[str]:
         return addresses
 
     return cast("set[str]", cluster.sync(close))  # type: ignore[no-untyped-call]
+
+
+def threads_of(client: Client) -> int:
+    """Count the threads of all workers.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        Connected, asynchronous or not; not called from its loop.
+
+    Returns
+    -------
+    int
+        Their number, now.
+
+    Raises
+    ------
+    SiteError
+        If the scheduler is not there any more.
+    """
+
+    async def count() -> int:
+        scheduler: Any = client.scheduler
+        return sum((await scheduler.ncores()).values())
+
+    try:
+        return int(sync(cast("IOLoop", client.loop), count))
+    except OSError as error:
+        raise SiteError(f"the connection to the scheduler is lost ({words(error)})") from None
 
 
 def _is_free(host: str, port: int) -> bool:

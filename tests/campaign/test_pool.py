@@ -211,6 +211,19 @@ class TestTrouble:
         assert pool.take("a", "east") is None
         assert lend(pool, "b", "west").start == 0
 
+    def test_a_unit_in_order_is_lent_whole(self) -> None:
+        pool = pool_of(Unit("u", 1000, ordered=True), target_s=0.1)
+        block = lend(pool, "a")  # although nobody knows how long it takes
+        assert (block.start, block.stop) == (0, 1000)
+        pool.commit(block.token, Done(3, b""), 1.0)
+        assert size(pool, "a", pace=1.0) == 997
+
+    def test_a_unit_in_order_that_was_begun_comes_before_others(self) -> None:
+        pool = pool_of(*(Unit(key, 10, ordered=True) for key in "abc"))
+        block = lend(pool, "x")
+        pool.commit(block.token, Done(3, b""), 1.0)
+        assert [lend(pool, drain).key for drain in "xyz"] == ["a", "b", "c"]
+
     def test_a_unit_is_given_up_after_three_errors_in_one_range(self) -> None:
         pool = pool_of(Unit("bad", 20, grain=10))
         held = lend(pool, "b", "west")

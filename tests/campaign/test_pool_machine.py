@@ -257,8 +257,9 @@ class PoolMachine(RuleBasedStateMachine):
         assert 0 <= block.start < block.stop <= known.unit.total
         assert block.start % grain == 0 or block.start in known.ends
         assert set(range(block.start, block.stop)) <= free.keys()
-        assert pace is not None or block.stop - block.start <= grain
-        if known.unit.ordered:
+        if not known.unit.ordered:
+            assert pace is not None or block.stop - block.start <= grain
+        else:
             assert not any(lent.key == block.key for lent in self.lent.values())
             assert set(range(block.start)) <= known.done
 
