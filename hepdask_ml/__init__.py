@@ -27,6 +27,11 @@ if TYPE_CHECKING:
         WorkerFault,
     )
     from hepdask_ml.facility.site import open_site
+    from hepdask_ml.hpo.campaign import Search, search
+    from hepdask_ml.hpo.graph import search_graph
+    from hepdask_ml.hpo.space import Space
+    from hepdask_ml.hpo.summary import SearchResult
+    from hepdask_ml.hpo.trials import Trial
     from hepdask_ml.inference.hypotest import Discovery, HypoTest, discovery, hypotest
     from hepdask_ml.inference.limit import Limit, upper_limit
     from hepdask_ml.likelihood.compile import compile_model
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
     from hepdask_ml.likelihood.model import CompiledModel
     from hepdask_ml.limits.campaign import toy_limit
     from hepdask_ml.limits.graph import toy_limit_graph
+    from hepdask_ml.training.context import Context
 
 __version__ = "0.1.0"
 
@@ -41,6 +47,7 @@ __all__ = [
     "Campaign",
     "CampaignError",
     "CompiledModel",
+    "Context",
     "Discovery",
     "FitStatus",
     "Fits",
@@ -51,14 +58,20 @@ __all__ = [
     "Interrupted",
     "Limit",
     "Running",
+    "Search",
+    "SearchResult",
     "SiteError",
+    "Space",
     "Status",
+    "Trial",
     "WorkerFault",
     "__version__",
     "compile_model",
     "discovery",
     "hypotest",
     "open_site",
+    "search",
+    "search_graph",
     "toy_limit",
     "toy_limit_graph",
     "upper_limit",
@@ -68,6 +81,7 @@ _HOMES = {
     "Campaign": "campaign.campaign",
     "CampaignError": "errors",
     "CompiledModel": "likelihood.model",
+    "Context": "training.context",
     "Discovery": "inference.hypotest",
     "FitStatus": "likelihood.fit",
     "Fits": "likelihood.fit",
@@ -78,13 +92,19 @@ _HOMES = {
     "Interrupted": "errors",
     "Limit": "inference.limit",
     "Running": "campaign.campaign",
+    "Search": "hpo.campaign",
+    "SearchResult": "hpo.summary",
     "SiteError": "errors",
+    "Space": "hpo.space",
     "Status": "campaign.campaign",
+    "Trial": "hpo.trials",
     "WorkerFault": "errors",
     "compile_model": "likelihood.compile",
     "discovery": "inference.hypotest",
     "hypotest": "inference.hypotest",
     "open_site": "facility.site",
+    "search": "hpo.campaign",
+    "search_graph": "hpo.graph",
     "toy_limit": "limits.campaign",
     "toy_limit_graph": "limits.graph",
     "upper_limit": "inference.limit",

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 GROUP = "hepdask_ml.optimisers"
 DEFAULT = "skopt:gp"
+COMMAND = "command:"
+"""Begins the name of an optimiser that is a program: the rest is its command line."""
+
 
 _OURS = {
     "skopt:gp": "with_skopt",
@@ -101,7 +104,10 @@ class Proposal:
 
 
 class Optimiser(Protocol):
-    """Says what to try next; it keeps nothing between two calls."""
+    """Says what to try next; it keeps nothing between two calls.
+
+    One with an attribute ``unchecked`` that is true may propose what is not in the space.
+    """
 
     @property
     def several(self) -> bool:
@@ -140,7 +146,7 @@ def find(name: str = DEFAULT) -> Optimiser:
     Parameters
     ----------
     name : str
-        One of `names`.
+        One of `names`, or ``"command:"`` and a command line.
 
     Returns
     -------
@@ -158,6 +164,9 @@ def find(name: str = DEFAULT) -> Optimiser:
     True
     """
     made: Optimiser
+    if name.startswith(COMMAND):
+        made = late("hpo.with_command").optimiser(name)
+        return made
     if name in _OURS:
         made = late(f"hpo.{_OURS[name]}").optimiser(name)
         return made
