@@ -237,13 +237,14 @@ class DaskLink:
     def collect(self, written: int, offers: Sequence[Offer], patience_s: float) -> Collected:
         """Offer units, keep drains on every worker, and give what has happened."""
         census = monotonic() >= self._next_census
+        first = self._next_census == -inf  # nobody works yet, so there is no news to wait for
         answer = self._ask(
             "hepdask_ml_collect",
             campaign=self._campaign,
             written=written,
             offers=[offer_fields(unit, done) for unit, done in offers],
             census=census,
-            patience_s=patience_s,
+            patience_s=0.0 if first else patience_s,
             target_s=self._target_s,
         )
         events = [event_of(fields) for fields in answer["events"]]

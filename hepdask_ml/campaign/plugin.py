@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from hepdask_ml.campaign.messages import Exchange
 
 NAME = "hepdask-ml"
+GATHER_S = 0.005
+"""Time for which the driver is kept waiting for more after the first news."""
+
 PATIENCE_S = 10.0
 """Time for which a drain is kept waiting for a block before it is told that there is none."""
 
@@ -162,6 +165,8 @@ class PoolPlugin(SchedulerPlugin):
             served.something.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(served.something.wait(), patience_s)
+                # What ends at the same time is written down at once, which takes longer than this.
+                await asyncio.sleep(GATHER_S)
         answer: dict[str, Any] = {
             "events": [event_fields(event) for event in pool.collect(written)],
             "lent": pool.n_lent,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -185,7 +186,7 @@ def search(  # noqa: PLR0913 - options, all keyword-only
         seed=int(seed),
         warm=warm,
     )
-    runner: Runner = TrialRunner(
+    runner = TrialRunner(
         train,
         losses=tuple(aim.name for aim in aims),
         seed=int(seed),
@@ -194,8 +195,6 @@ def search(  # noqa: PLR0913 - options, all keyword-only
         block_s=float(block_s),
         interval_s=float(interval_s),
     )
-    if gang is not None:
-        runner = late("training.elastic").GangRunner(runner, _at_least_one("gang", gang))
     return Search(
         identity=Identity(
             kind=KIND,
@@ -233,6 +232,7 @@ def search(  # noqa: PLR0913 - options, all keyword-only
         checkpoints=None if checkpoints is None else str(checkpoints),
         keep=keep,
         follow=followers(follow),
+        gang=None if gang is None else _at_least_one("gang", gang),
     )
 
 
@@ -247,17 +247,26 @@ class Search(Campaign[SearchResult]):
         Whose checkpoints are kept when trials end.
     follow : tuple of Follower
         Who else is told what happens.
+    gang : int or None
+        Workers at most that train one model together.
     **parts
         As for `Campaign`.
     """
 
     strategy: SearchStrategy
+    runner: TrialRunner
 
     def __init__(
-        self, *, checkpoints: str | None, keep: str, follow: tuple[Follower, ...], **parts: Any
+        self,
+        *,
+        checkpoints: str | None,
+        keep: str,
+        follow: tuple[Follower, ...],
+        gang: int | None,
+        **parts: Any,
     ) -> None:
         super().__init__(**parts)
-        self._place, self._keep, self._follow = checkpoints, keep, follow
+        self._place, self._keep, self._follow, self._gang = checkpoints, keep, follow, gang
         self._temporary: str | None = None
         self._before_the_end = ExitStack()
 
@@ -332,7 +341,8 @@ class Search(Campaign[SearchResult]):
         told: threading.Event,
     ) -> SearchResult:
         if self.strategy.parallel is None:
-            self.strategy.parallel = threads if client is None else threads_of(client) or None
+            there = threads if client is None else threads_of(client)
+            self.strategy.parallel = max(there // (self._gang or 1), 1) if there else None
         tracking = Tracking(self._follow)
         housekeeping: Housekeeping | None = None
 
@@ -363,13 +373,17 @@ class Search(Campaign[SearchResult]):
     def _end(self, ledger: Ledger) -> None:
         """Let the trackers have the last of the ledger, then close it."""
         try:
-            self._before_the_end.close()
+            # Where it was interrupted, they are waited for a little only.
+            self._before_the_end.__exit__(*sys.exc_info())
         finally:
             super()._end(ledger)
 
     def _runner_for(self, ledger: Ledger) -> Runner:
-        runner: Any = self.runner
-        return replace(runner, checkpoints=self._root(ledger))  # type: ignore[no-any-return]
+        runner = replace(self.runner, checkpoints=self._root(ledger))
+        if self._gang is None:
+            return runner
+        gang: Runner = late("training.elastic").GangRunner(runner, self._gang)
+        return gang
 
     def _root(self, ledger: Ledger) -> str:
         """Give the place for checkpoints; one of its own for each ledger that is made."""

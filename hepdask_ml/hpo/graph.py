@@ -110,8 +110,8 @@ def search_graph(  # noqa: PLR0913 - options, all keyword-only
     each = campaign.strategy.width
     strategy = replace(campaign.strategy, n_trials=rounds * each)
     facts = {**campaign.facts, "n_trials": rounds * each}
-    runner: Any = campaign.runner
-    runner = replace(runner, checkpoints=None if checkpoints is None else str(checkpoints))
+    place = None if checkpoints is None else str(checkpoints)
+    runner = replace(campaign.runner, checkpoints=place)
     token = uuid4().hex[:12]
     made: Any = _Made(seed=seed)
     size = each * len(strategy.spaces)

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 SCHEMA = "hepdask-ml/search/1"
 
+MANY = 10
+"""Trials of which some should learn from others."""
+
+UNLEARNED = ("skopt:dummy", "optuna:random", "optuna:grid")
+"""Optimisers that never learn."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SearchResult:
@@ -297,7 +303,10 @@ def result_of(history: History, facts: Mapping[str, Any], seed: int) -> SearchRe
             for name, space in facts["spaces"].items()
         },
         seed=seed,
-        warnings=_warnings(trials, facts["segments"], facts["n_trials"] * len(facts["segments"])),
+        warnings=(
+            *_warnings(trials, facts["segments"], facts["n_trials"] * len(facts["segments"])),
+            *_blindness(trials, facts),
+        ),
     )
 
 
@@ -329,6 +338,18 @@ def _warnings(trials: Sequence[Trial], segments: Sequence[str], asked: int) -> t
     if odd:
         said.append(f"{odd[0][0].unit.title}: {odd[0][1]}")
     return tuple(said)
+
+
+def _blindness(trials: Sequence[Trial], facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """Say so where the optimiser has learned nothing."""
+    if len(trials) < MANY or facts["optimiser"] in UNLEARNED or facts["mode"] != "rounds":
+        return ()
+    if any(trial.state == "running" or trial.round > 1 for trial in trials):
+        return ()
+    return (
+        "all trials were proposed at once, so that none could learn from another: give parallel, "
+        "such as a tenth of the trials",
+    )
 
 
 def _beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
