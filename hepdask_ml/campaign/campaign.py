@@ -204,7 +204,7 @@ class Campaign(Generic[Result]):
             return self._status
         if self._kept is not None:
             return Status(self._kept.progress())
-        if self.path == MEMORY:
+        if self.path == MEMORY or not Path(self.path).exists():
             raise CampaignError("the campaign was not run yet: call run() or start()")
         with read_ledger(self.path) as ledger:
             return Status(ledger.progress())
