@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
 from math import isfinite
 from typing import TYPE_CHECKING, Any
@@ -299,7 +301,7 @@ def result_of(history: History, facts: Mapping[str, Any], seed: int) -> SearchRe
         n_trials=facts["n_trials"],
         optimiser=facts["optimiser"],
         spaces={
-            name: None if space is None else Space.read(space, "own")
+            name: None if space is None else _space(json.dumps(space))
             for name, space in facts["spaces"].items()
         },
         seed=seed,
@@ -308,6 +310,12 @@ def result_of(history: History, facts: Mapping[str, Any], seed: int) -> SearchRe
             *_blindness(trials, facts),
         ),
     )
+
+
+@lru_cache(maxsize=16)
+def _space(text: str) -> Space:
+    """Read a space; hundreds of segments have the same one."""
+    return Space.read(json.loads(text), "own")
 
 
 def _warnings(trials: Sequence[Trial], segments: Sequence[str], asked: int) -> tuple[str, ...]:

@@ -352,7 +352,7 @@ class Context:
             epoch += 1
             end, now = self._is_to_stop(), monotonic()
             if end or now - saved > max(self.interval_s, took / SAVE_SHARE):
-                if not self.diverged:
+                if self.checkpoints is not None and not self.diverged:
                     self.save(**state)
                 saved = monotonic()
                 took = saved - now
