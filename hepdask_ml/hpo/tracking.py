@@ -16,9 +16,11 @@ the colon, such as a file, and give a follower.
 
 from __future__ import annotations
 
+import sys
 import threading
 from importlib.metadata import entry_points
 from math import inf
+from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -28,7 +30,6 @@ from hepdask_ml.errors import HepdaskError, InputError, late, words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
     from types import TracebackType
 
     from hepdask_ml.campaign.ledger import Ledger, Progress
@@ -45,8 +46,8 @@ LAST_S = 30.0
 _HURRIED_S = 5.0
 """The same where a campaign was stopped, or failed."""
 
-_LONGEST_S = 300.0
-"""Time after which a tracker that is down is tried again, at the latest."""
+_SHORTEST_S, _LONGEST_S = 2.0, 300.0
+"""Time after which a tracker that is down is tried again, the first time and at the latest."""
 
 _OURS = {"mlflow": "with_mlflow", "tensorboard": "with_tensorboard", "csv": "with_csv"}
 """Names, and the module that makes a follower of this name."""
@@ -137,6 +138,11 @@ def follow(path: str | Path, wanted: str | Follower | Iterable[str | Follower]) 
                 ) from error
 
 
+def title(ledger: Ledger) -> str:
+    """Give what people call a search: the name of its file."""
+    return "search" if ledger.path == MEMORY else Path(ledger.path).name
+
+
 def numbers(row: Row) -> dict[str, float]:
     """Give what trackers are told of an epoch.
 
@@ -199,7 +205,9 @@ class Tracking:
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         if self._ledger is not None:
-            wait_s = self._last_s if kind is None else min(self._last_s, _HURRIED_S)
+            # A stack of contexts that is closed in the midst of an error does not pass it on.
+            calm = kind is None and sys.exc_info()[0] is None
+            wait_s = self._last_s if calm else min(self._last_s, _HURRIED_S)
             self._finish(self._ledger, monotonic() + wait_s)
         self._over = True
 
@@ -257,7 +265,7 @@ class _Teller:
         self.told: Progress | None = None
         self._follower = follower
         self._thread: threading.Thread | None = None
-        self._failures = 0
+        self._wait_s = _SHORTEST_S
         self._not_before = -inf
 
     @property
@@ -296,12 +304,12 @@ class _Teller:
         except Exception as error:  # noqa: BLE001 - the door around what others wrote
             self._failed(error)
         else:
-            self.fault, self.told, self._failures = None, progress, 0
+            self.fault, self.told, self._wait_s = None, progress, _SHORTEST_S
 
     def _failed(self, error: Exception) -> None:
         self.fault = words(error)
-        self._failures += 1
-        self._not_before = monotonic() + min(2.0**self._failures, _LONGEST_S)
+        self._not_before = monotonic() + self._wait_s
+        self._wait_s = min(2.0 * self._wait_s, _LONGEST_S)
 
 
 def _made(text: str) -> Follower:
