@@ -8,7 +8,9 @@ of its field and held to the field's rule, which stands beside it as ``metadata`
 ``text``
     Makes the value out of text, where text is another way to write it; ``form`` says which text.
 ``path``
-    The text names files or URLs; in a YAML file they are relative to its folder.
+    The text names files or URLs; in a YAML file they are relative to its folder.  Where not every
+    text does, or not from its first letter on, it is a function that gives the place where the
+    name begins, or None.  ``inside`` is the key of the names where the value is a list of mappings.
 
 Every message begins with the field's name, so that each level only puts its own name in front, up
 to the file: ``toy-limit.yaml: limit.cl is 95: it must lie between 0 and 1``.
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
     Record = TypeVar("Record", bound=DataclassInstance)
 
-KINDS = ("toy-limit",)
+KINDS = ("toy-limit", "search")
 """Kinds of campaigns."""
 
 TEST_STATISTICS = ("qtilde", "q", "t")
@@ -45,6 +47,21 @@ TEST_STATISTICS = ("qtilde", "q", "t")
 
 ENGINES = ("auto", "cpu", "gpu")
 """What may throw and fit the toys."""
+
+DIRECTIONS = ("minimise", "maximise")
+"""What a search may do to an objective."""
+
+FORMS = ("auto", "own", "hpogrid", "nevergrad", "bayesian")
+"""Forms in which a search space is written."""
+
+MODES = ("rounds", "async")
+"""How a search plans its trials."""
+
+PRUNINGS = ("median", "halving")
+"""How a search ends trials early."""
+
+KEPT = ("best", "all")
+"""Whose checkpoints a search keeps."""
 
 _NEITHER = "neither LO:HI:N, nor values separated by commas, nor auto"
 _LONGEST_SHOWN = 60
@@ -338,9 +355,184 @@ class SiteSettings:
         settle(self)
 
 
+def in_file(name: str) -> bool:
+    """Tell whether a function is to be found in a file, and not in a module.
+
+    Parameters
+    ----------
+    name : str
+        ``"FILE.py:FUNCTION"`` or ``"PACKAGE.MODULE:FUNCTION"``.
+
+    Returns
+    -------
+    bool
+        Whether it is the former.
+
+    Examples
+    --------
+    >>> in_file("objective.py:train"), in_file("analysis.tuning:train")
+    (True, False)
+    """
+    return name.rpartition(":")[0].endswith(".py")
+
+
+def _where_file(name: str) -> int | None:
+    return 0 if in_file(name) else None
+
+
+def _where_tracked(name: str) -> int | None:
+    kind, colon, _ = name.partition(":")
+    return len(kind) + 1 if colon and kind in ("csv", "tensorboard") else None
+
+
+def _function(value: str) -> str | None:
+    place, _, name = value.rpartition(":")
+    if place and name.isidentifier():
+        return None
+    return "write it as FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION"
+
+
+def _space(value: Any) -> str | None:
+    several = value if isinstance(value, list | tuple) else [value]
+    if several and all(each and isinstance(each, str | Mapping) for each in several):
+        return None
+    return "it must be the name of a file, or a mapping of parameters, or a list of these"
+
+
+def _segments(value: Any) -> str | None:
+    if value is None or (value and isinstance(value, str | list | tuple)):
+        return None
+    return "it must be the name of a file, or a list of segments"
+
+
+def _objectives(value: Any) -> str | None:
+    if isinstance(value, Mapping):
+        refusals = map(one_of(*DIRECTIONS), map(str, value.values()))
+        return next(filter(None, refusals), filled(list(value)))
+    names = [value] if isinstance(value, str) else value
+    if isinstance(names, list | tuple) and all(isinstance(name, str) and name for name in names):
+        return filled(names)
+    return f"it must be a name, a list of names, or a mapping of names to {' or '.join(DIRECTIONS)}"
+
+
+def _epochs(value: Any) -> str | None:
+    if isinstance(value, str) and value:
+        return None
+    if isinstance(value, int) and value is not True and value >= 1:
+        return None
+    return "it must be a whole number from one on, or the name of a parameter"
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSettings:
+    """What is searched: ``search:``.
+
+    Attributes
+    ----------
+    train : str
+        The objective, ``"FILE.py:FUNCTION"`` or ``"PACKAGE.MODULE:FUNCTION"``.
+    space : str or mapping or tuple
+        The parameters, or a YAML or JSON file of them; with segments there may be one for each.
+    form : {"auto", "own", "hpogrid", "nevergrad", "bayesian"}
+        Form in which the space is written; recognised if ``"auto"``.
+    trials : int or None
+        Trials of each segment; chosen if None.
+    optimiser : str
+        Name of the optimiser.
+    objectives : str or tuple of str or mapping
+        What is minimised; in a mapping each name has its direction, ``"minimise"`` or
+        ``"maximise"``.
+    constraints : tuple of str
+        Numbers that have to be zero or less.
+    epochs : int or str
+        Epochs of a trial, or the name of the parameter that says how many.
+    pruning : {"median", "halving"} or None
+        How trials are ended early; not at all if None.
+    mode : {"rounds", "async"}
+        Whether trials are proposed together or one by one.
+    parallel : int or None
+        Trials at once; as many as there are workers if None.
+    seed : int
+        Equal seeds give equal searches.
+    segments : str or tuple or None
+        The segments, or a YAML or JSON file of them; none if None.
+    checkpoints : str or None
+        Folder or URL for checkpoints; beside the ledger if None.
+    keep : {"best", "all"}
+        Whose checkpoints are kept.
+    warm_start : str or None
+        Ledger of an older search.
+    gang : int or None
+        Workers at most that train one model together; each trains its own if None.
+    follow : tuple of str
+        Trackers that are told how it goes: ``"csv:FILE"``, ``"tensorboard:FOLDER"``, ``"mlflow"``
+        or ``"mlflow:URI"``.
+    """
+
+    train: str = field(metadata={"rule": _function, "path": _where_file})
+    # What may be a text or something else is held to its form here, and settled by the search.
+    space: Any = field(hash=False, metadata={"rule": _space, "path": True})
+    form: str = field(default="auto", metadata={"rule": one_of(*FORMS)})
+    trials: int | None = field(default=None, metadata={"rule": at_least_one})
+    optimiser: str = field(default="skopt:gp", metadata={"rule": filled})
+    objectives: Any = field(default="loss", hash=False, metadata={"rule": _objectives})
+    constraints: tuple[str, ...] = field(
+        default=(), metadata={"text": lambda text: (text,), "form": "one name"}
+    )
+    epochs: Any = field(default=1, metadata={"rule": _epochs})
+    pruning: str | None = field(default=None, metadata={"rule": one_of(*PRUNINGS)})
+    mode: str = field(default="rounds", metadata={"rule": one_of(*MODES)})
+    parallel: int | None = field(default=None, metadata={"rule": at_least_one})
+    seed: int = 1
+    segments: Any = field(
+        default=None, hash=False, metadata={"rule": _segments, "path": True, "inside": "files"}
+    )
+    checkpoints: str | None = field(default=None, metadata={"rule": filled, "path": True})
+    keep: str = field(default="best", metadata={"rule": one_of(*KEPT)})
+    warm_start: str | None = field(default=None, metadata={"rule": filled, "path": True})
+    gang: int | None = field(default=None, metadata={"rule": at_least_one})
+    follow: tuple[str, ...] = field(
+        default=(),
+        metadata={"text": lambda text: (text,), "form": "one text", "path": _where_tracked},
+    )
+
+    def __post_init__(self) -> None:
+        settle(self)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchCampaignSettings:
+    """Settings of a campaign that searches.
+
+    Attributes
+    ----------
+    kind : {"search"}
+        What kind of campaign it is.
+    search : SearchSettings
+        What is searched.
+    ledger : str
+        File that keeps what is done.
+    site : SiteSettings
+        Where the work is done.
+    output : str or None
+        Folder for the results.
+    """
+
+    kind: str = field(metadata={"rule": one_of("search")})
+    search: SearchSettings
+    ledger: str = field(metadata={"rule": filled, "path": True})
+    site: SiteSettings = field(
+        default_factory=SiteSettings, metadata={"text": SiteSettings, "form": "the name of a kind"}
+    )
+    output: str | None = field(default=None, metadata={"rule": filled, "path": True})
+
+    def __post_init__(self) -> None:
+        settle(self)
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Settings of a campaign.
+    """Settings of a campaign that finds a limit.
 
     Attributes
     ----------
@@ -358,7 +550,7 @@ class Settings:
         Folder for the results.
     """
 
-    kind: str = field(metadata={"rule": one_of(*KINDS)})
+    kind: str = field(metadata={"rule": one_of("toy-limit")})
     model: ModelSettings
     ledger: str = field(metadata={"rule": filled, "path": True})
     limit: LimitSettings = field(default_factory=LimitSettings)
@@ -371,7 +563,24 @@ class Settings:
         settle(self)
 
 
-def read_settings(path: str | Path) -> Settings:
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What has to be known of a file before its settings."""
+
+    kind: str = field(metadata={"rule": one_of(*KINDS)})
+
+    def __post_init__(self) -> None:
+        settle(self)
+
+
+_RECORDS: dict[str, type[Settings | SearchCampaignSettings]] = {
+    "toy-limit": Settings,
+    "search": SearchCampaignSettings,
+}
+"""The settings of each kind."""
+
+
+def read_settings(path: str | Path) -> Settings | SearchCampaignSettings:
     """Read the settings of a campaign.
 
     Parameters
@@ -381,8 +590,8 @@ def read_settings(path: str | Path) -> Settings:
 
     Returns
     -------
-    Settings
-        The settings, their paths made absolute.
+    Settings or SearchCampaignSettings
+        The settings of its kind, their paths made absolute.
 
     Raises
     ------
@@ -396,7 +605,10 @@ def read_settings(path: str | Path) -> Settings:
     0.05
     """
     place = Path(path)
-    settings = record_of(Settings, _document(place), f"{place}: ")
+    document = _document(place)
+    kind = {"kind": document["kind"]} if "kind" in document else {}
+    record = _RECORDS[record_of(_Kind, kind, f"{place}: ").kind]
+    settings = record_of(record, document, f"{place}: ")
     return _located(settings, place.parent.absolute(), f"{place}: ")
 
 
@@ -492,7 +704,8 @@ def _settled(setting: Field[Any], given: Any, hint: Any) -> Any:
         except InputError as error:
             raise InputError(f"{setting.name}: {error}") from None
     value = _converted(setting.name, value, hint, rules.get("form"))
-    refusal = rules["rule"](value) if "rule" in rules and value is not None else None
+    asked = "rule" in rules and (value is not None or hint is Any)
+    refusal = rules["rule"](value) if asked else None
     if refusal:
         raise InputError(f"{setting.name} is {_shown(given)}: {refusal}")
     return value
@@ -500,6 +713,8 @@ def _settled(setting: Field[Any], given: Any, hint: Any) -> Any:
 
 def _converted(key: str, value: Any, hint: Any, form: str | None = None) -> Any:
     """Bring a value to the type that a hint asks for, or refuse it."""
+    if hint is Any:
+        return value
     optional = isinstance(hint, UnionType)
     if optional and value is None:
         return None
@@ -580,11 +795,23 @@ def _located(record: Record, folder: Path, where: str) -> Record:
         name, value = setting.name, getattr(record, setting.name)
         if is_dataclass(value) and not isinstance(value, type):
             changes[name] = _located(value, folder, f"{where}{name}.")
-        elif "path" in setting.metadata and isinstance(value, tuple):
-            changes[name] = tuple(_place(each, folder, f"{where}{name}") for each in value)
-        elif "path" in setting.metadata and value is not None:
-            changes[name] = _place(value, folder, f"{where}{name}")
+        elif "path" in setting.metadata:
+            changes[name] = _located_value(value, folder, f"{where}{name}", setting.metadata)
     return replace(record, **changes)
+
+
+def _located_value(value: Any, folder: Path, where: str, rules: Mapping[str, Any]) -> Any:
+    if isinstance(value, str):
+        start = 0 if rules["path"] is True else rules["path"](value)
+        return value if start is None else value[:start] + _place(value[start:], folder, where)
+    if isinstance(value, tuple | list):
+        return tuple(
+            _located_value(each, folder, f"{where}[{i}]", rules) for i, each in enumerate(value)
+        )
+    key = rules.get("inside")
+    if isinstance(value, Mapping) and key in value:
+        return {**value, key: _located_value(value[key], folder, f"{where}.{key}", rules)}
+    return value
 
 
 def _place(value: str, folder: Path, where: str) -> str:

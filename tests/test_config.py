@@ -23,6 +23,8 @@ from hepdask_ml import config, upper_limit
 from hepdask_ml.config import (
     LimitSettings,
     ModelSettings,
+    SearchCampaignSettings,
+    SearchSettings,
     Settings,
     SiteSettings,
     nearest,
@@ -35,9 +37,13 @@ from hepdask_ml.config import (
 )
 from hepdask_ml.errors import InputError
 from hepdask_ml.facility.site import LocalOptions
+from hepdask_ml.hpo.campaign import KEEP, search
+from hepdask_ml.hpo.space import FORMS
+from hepdask_ml.hpo.strategy import MODES
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "configs/toy-limit.yaml"
+SEARCH = ROOT / "configs/search.yaml"
 LOCAL = ROOT / "configs/sites/local.yaml"
 SECTIONS: dict[str, Any] = {
     "": Settings,
@@ -57,7 +63,19 @@ def read(text: str) -> Settings:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "toy-limit.yaml")
         path.write_text(text, encoding="utf-8")
-        return read_settings(path)
+        return of_a_limit(path)
+
+
+def of_a_limit(path: str | Path) -> Settings:
+    found = read_settings(path)
+    assert isinstance(found, Settings)
+    return found
+
+
+def of_a_search(path: str | Path) -> SearchCampaignSettings:
+    found = read_settings(path)
+    assert isinstance(found, SearchCampaignSettings)
+    return found
 
 
 def limit(text: str) -> LimitSettings:
@@ -90,7 +108,7 @@ def dotted(kind: Any, before: str = "") -> set[str]:
 def flattened(values: Mapping[str, Any], before: str = "") -> set[str]:
     found: set[str] = set()
     for key, value in values.items():
-        nested = isinstance(value, dict) and key != "options"
+        nested = isinstance(value, dict) and key not in ("options", "space")
         found |= flattened(value, f"{before}{key}.") if nested else {f"{before}{key}"}
     return found
 
@@ -189,9 +207,9 @@ def test_wrong_setting_is_one_sentence(text: str, sentence: str) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
-        ("toy-limit", "toy-limt", 'kind is "toy-limt": choose from toy-limit: did you mean '
+        ("toy-limit", "toy-limt", 'kind is "toy-limt": choose from toy-limit, search: did you mean '
          '"toy-limit"?'),
-        ("toy-limit", "ntuple", 'kind is "ntuple": choose from toy-limit'),
+        ("toy-limit", "ntuple", 'kind is "ntuple": choose from toy-limit, search'),
         ("kind: toy-limit\n", "", "kind is missing: add it"),
         ("ledger: toys.ledger\n", "", "ledger is missing: add it"),
         ("toys.ledger", "''", 'ledger is "": it must not be empty'),
@@ -396,7 +414,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.Monk
     )
     (folder / "c.yaml").write_text(json.dumps(values), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    found = read_settings("configs/c.yaml")
+    found = of_a_limit("configs/c.yaml")
     assert found.model.workspace == f"{folder}/../w.json"
     assert found.model.patch == (f"{folder}/a.json", f"{folder}/p.json:N/../M//", "/p.json:N")
     assert (found.ledger, found.output) == (f"{folder}/toys.ledger", f"{folder}/out")
@@ -575,7 +593,7 @@ def test_valid_settings_come_back(
     with tempfile.TemporaryDirectory() as name:
         path = Path(name, "toy-limit.yaml")
         path.write_text(write(values), encoding="utf-8")
-        found = read_settings(path)
+        found = of_a_limit(path)
     model, limit, site = values["model"], values.get("limit", {}), values.get("site", {})
     patch = model.get("patch", ())
     patch = [patch] if isinstance(patch, str) else patch
@@ -595,7 +613,7 @@ def test_valid_settings_come_back(
 
 
 def test_example_is_read() -> None:
-    found = read_settings(EXAMPLE)
+    found = of_a_limit(EXAMPLE)
     assert (found.kind, found.limit.precision) == ("toy-limit", 0.05)
     assert Path(found.model.workspace).samefile(ROOT / "examples/workspace.json")
     assert found.ledger == str(EXAMPLE.parent / "toy-limit.ledger")
@@ -615,6 +633,133 @@ def test_example_shows_the_defaults() -> None:
         for each in fields(found):
             if each.default is not None and each.name != "options":
                 assert getattr(found, each.name) == each.default
+
+
+SEARCHED = "train: 'o.py:train', space: {x: [1, 2]}"
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "search.yaml"
+    path.write_text(f"kind: search\nledger: a.ledger\nsearch: {{{text}}}\n", encoding="utf-8")
+    return path
+
+
+def test_defaults_are_those_of_a_search() -> None:
+    asked = inspect.signature(search).parameters
+    names = {"trials": "n_trials"}
+    found = SearchSettings("o.py:train", {"x": [1, 2]})
+    for each in fields(SearchSettings):
+        if each.name not in ("train", "space", "form"):
+            assert getattr(found, each.name) == asked[names.get(each.name, each.name)].default
+    assert (("auto", *FORMS), MODES, KEEP) == (config.FORMS, config.MODES, config.KEPT)
+
+
+def test_paths_of_a_search_are_relative_to_the_file(tmp_path: Path) -> None:
+    more = (
+        "segments: [{name: a, files: [f1, 'root://eos//f2']}, {name: b, datasets: [d]}], "
+        "follow: ['csv:t.csv', 'tensorboard:runs', mlflow, 'mlflow:http://host'], "
+        "checkpoints: kept, warm_start: old.ledger"
+    )
+    found = of_a_search(written(tmp_path, f"{SEARCHED}, {more}"))
+    here, asked = str(tmp_path), found.search
+    assert found.ledger == f"{here}/a.ledger"
+    assert asked.train == f"{here}/o.py:train"
+    assert asked.segments == (
+        {"name": "a", "files": (f"{here}/f1", "root://eos//f2")},
+        {"name": "b", "datasets": ["d"]},
+    )
+    assert asked.follow == (
+        f"csv:{here}/t.csv", f"tensorboard:{here}/runs", "mlflow", "mlflow:http://host",
+    )  # fmt: skip
+    assert (asked.checkpoints, asked.warm_start) == (f"{here}/kept", f"{here}/old.ledger")
+
+
+def test_module_is_no_path_and_files_are(tmp_path: Path) -> None:
+    found = of_a_search(written(tmp_path, "train: 'pkg.mod:f', space: s.yaml, segments: g.json"))
+    assert found.search.train == "pkg.mod:f"
+    assert found.search.space == f"{tmp_path}/s.yaml"
+    assert found.search.segments == f"{tmp_path}/g.json"
+    spaces = of_a_search(written(tmp_path, "train: 'pkg.mod:f', space: [s.yaml, {x: 1}]"))
+    assert spaces.search.space == (f"{tmp_path}/s.yaml", {"x": 1})
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("space: s.yaml", "train is missing: add it"),
+        ("train: 'o.py', space: s.yaml",
+         'train is "o.py": write it as FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION'),
+        ("train: 'o.py:f'", "space is missing: add it"),
+        ("train: 'o.py:f', space: ",
+         "space is empty: it must be the name of a file, or a mapping of parameters, or a list of "
+         "these"),
+        (f"{SEARCHED}, trails: 4", 'trails is no setting: did you mean "trials"?'),
+        (f"{SEARCHED}, trials: 0", "trials is 0: it must be at least one"),
+        (f"{SEARCHED}, form: hpogird",
+         'form is "hpogird": choose from auto, own, hpogrid, nevergrad, bayesian: did you mean '
+         '"hpogrid"?'),
+        (f"{SEARCHED}, epochs: 0",
+         "epochs is 0: it must be a whole number from one on, or the name of a parameter"),
+        (f"{SEARCHED}, epochs: true",
+         "epochs is true: it must be a whole number from one on, or the name of a parameter"),
+        (f"{SEARCHED}, objectives: []", "objectives is []: it must not be empty"),
+        (f"{SEARCHED}, objectives: {{}}", "objectives is {}: it must not be empty"),
+        (f"{SEARCHED}, objectives: {{a: maximize}}",
+         "objectives is {'a': 'maximize'}: choose from minimise, maximise: did you mean "
+         '"maximise"?'),
+        (f"{SEARCHED}, objectives: [a, 3]",
+         "objectives is ['a', 3]: it must be a name, a list of names, or a mapping of names to "
+         "minimise or maximise"),
+        (f"{SEARCHED}, segments: []",
+         "segments is []: it must be the name of a file, or a list of segments"),
+        (f"{SEARCHED}, mode: asynch",
+         'mode is "asynch": choose from rounds, async: did you mean "async"?'),
+        (f"{SEARCHED}, pruning: mean",
+         'pruning is "mean": choose from median, halving: did you mean "median"?'),
+        (f"{SEARCHED}, keep: none", 'keep is "none": choose from best, all'),
+    ],
+)  # fmt: skip
+def test_wrong_setting_of_a_search_is_one_sentence(
+    tmp_path: Path, text: str, sentence: str
+) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(InputError) as caught:
+        read_settings(path)
+    assert str(caught.value) == f"{path}: search.{sentence}"
+
+
+def test_settings_of_a_search_are_frozen_and_have_a_hash(tmp_path: Path) -> None:
+    found = of_a_search(written(tmp_path, SEARCHED))
+    with pytest.raises(AttributeError):
+        found.search.seed = 2  # type: ignore[misc]
+    copy = pickle.loads(pickle.dumps(found))
+    assert (copy, hash(copy)) == (found, hash(found))
+
+
+@pytest.mark.parametrize(("kind", "other"), [("search", "limit"), ("toy-limit", "search")])
+def test_each_kind_has_settings_of_its_own(tmp_path: Path, kind: str, other: str) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(f"kind: {kind}\nledger: a\n{other}: {{}}\n", encoding="utf-8")
+    with pytest.raises(InputError, match=f"{other} is no setting: choose from kind"):
+        read_settings(path)
+
+
+def test_example_of_a_search_is_read() -> None:
+    found = of_a_search(SEARCH)
+    train = ROOT / "examples/search_objective.py"
+    assert found.search.train.endswith("/examples/search_objective.py:train")
+    assert Path(found.search.train.rpartition(":")[0]).samefile(train)
+    assert found.ledger == str(SEARCH.parent / "search.ledger")
+
+
+def test_example_of_a_search_mentions_every_setting(tmp_path: Path) -> None:
+    text = uncommented(SEARCH)
+    assert flattened(yaml.safe_load(text)) == dotted(SearchCampaignSettings)
+    path = tmp_path / "search.yaml"
+    path.write_text(text, encoding="utf-8")
+    shown, default = of_a_search(path).search, SearchSettings("o.py:f", "s.yaml")
+    for name in ("form", "objectives", "constraints", "mode", "seed", "keep"):
+        assert getattr(shown, name) == getattr(default, name)
 
 
 def test_example_of_a_site_mentions_every_setting(tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ import sys
 from json import dumps
 from pathlib import Path
 from time import sleep
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from hepdask_ml.errors import CampaignError, InputError, Interrupted, SiteError, late
+from hepdask_ml.ui.kinds import words_of
 
 WATCH_S = 2.0
 """Time between two looks into a ledger."""
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from hepdask_ml.campaign.ledger import Ledger
     from hepdask_ml.config import SiteSettings
     from hepdask_ml.inference.limit import Limit
+
+Result = TypeVar("Result")
 
 
 def limit(options: Mapping[str, Any]) -> Limit | None:
@@ -51,12 +54,17 @@ def limit(options: Mapping[str, Any]) -> Limit | None:
     if options["dry_run"]:
         show_plan(campaign, as_json=options["as_json"])
         return None
-    return run(campaign, _site_asked(options), options["threads"], quiet=options["quiet"])
+    return run(campaign, site_asked(options), options["threads"], quiet=options["quiet"])
 
 
 def configured(
-    path: str, changes: Sequence[str] = (), engine: str | None = None, *, quiet: bool
-) -> tuple[Limit, Path | None]:
+    path: str,
+    changes: Sequence[str] = (),
+    *,
+    engine: str | None = None,
+    retry_failed: bool = False,
+    quiet: bool,
+) -> tuple[Any, str, Path | None]:
     """Run the campaign that a file describes.
 
     Parameters
@@ -66,14 +74,18 @@ def configured(
     changes : sequence of str
         ``NAME=VALUE`` for its site.
     engine : str or None
-        In place of the file's.
+        In place of the file's; for limits.
+    retry_failed : bool
+        Try again what was given up.
     quiet : bool
         Show no progress.
 
     Returns
     -------
-    limit : Limit
+    found : Limit or SearchResult
         The result.
+    kind : str
+        Kind of the campaign.
     output : Path or None
         The folder for it, if one was named; it can be written to.
     """
@@ -81,30 +93,14 @@ def configured(
     output = None
     if settings.output is not None:
         output = late("ui.files").writable_folder(Path(settings.output))
-    asked = settings.limit
-    campaign: Campaign[Limit] = late("limits.campaign").toy_limit(
-        settings.model.workspace,
-        ledger=settings.ledger,
-        precision=asked.precision,
-        max_toys=asked.max_toys,
-        scan=asked.scan,
-        toys=asked.toys,
-        cl=asked.cl,
-        test_statistic=asked.test_statistic,
-        seed=asked.seed,
-        starts=asked.starts,
-        engine=engine or asked.engine,
-        poi=settings.model.poi,
-        measurement=settings.model.measurement,
-        patch=list(settings.model.patch),
-    )
     place = late("facility.site").settled(settings.site, **late("ui.sites").overrides(changes))
-    return run(campaign, place, None, quiet=quiet), output
+    campaign = words_of(settings.kind).campaign(settings, engine=engine, retry_failed=retry_failed)
+    return run(campaign, place, None, quiet=quiet), settings.kind, output
 
 
 def run(
-    campaign: Campaign[Limit], place: SiteSettings | None, threads: int | None, *, quiet: bool
-) -> Limit:
+    campaign: Campaign[Result], place: SiteSettings | None, threads: int | None, *, quiet: bool
+) -> Result:
     """Run a campaign with a progress bar.
 
     Parameters
@@ -120,7 +116,7 @@ def run(
 
     Returns
     -------
-    Limit
+    Result
         The result.
 
     Raises
@@ -149,10 +145,10 @@ def run(
 
             if place is None and in_memory:
                 processors = late("likelihood.fit").available_processors()
-                return cast("Limit", campaign.run(threads=threads or processors, watch=watch))
+                return cast("Result", campaign.run(threads=threads or processors, watch=watch))
             settings = place or late("config").SiteSettings(workers=threads)
             with late("facility.site").site(settings).open() as client:
-                return cast("Limit", campaign.run(client, watch=watch))
+                return cast("Result", campaign.run(client, watch=watch))
     except SiteError as error:
         # Once is enough; the error names one worker for all that say the same.
         for fault in [fault for fault in faults if fault.split(" ", 2)[2] in str(error)]:
@@ -160,17 +156,14 @@ def run(
         raise
     except Interrupted:
         # Nobody has pressed Ctrl-C: for the batch system the job has failed.
-        kept = campaign.status().progress.done
         raise CampaignError(
-            f"the walltime is near: {kept:,} toys are in {campaign.path}, the same command again "
-            "goes on"
+            f"the walltime is near: {_kept(campaign)}, the same command again goes on"
         ) from None
     except KeyboardInterrupt:
         if in_memory:
             raise Interrupted("interrupted before the end: there is no result") from None
-        kept = campaign.status().progress.done
         raise Interrupted(
-            f"interrupted: {kept:,} toys are in {campaign.path}, the same command again goes on"
+            f"interrupted: {_kept(campaign)}, the same command again goes on"
         ) from None
     finally:
         show = late("ui.show")
@@ -224,7 +217,7 @@ def show_status(path: str, *, watch: bool, as_json: bool) -> None:
             show.Console(file=sys.stdout).print(show.status_view(ledger))
 
 
-def report(path: str, folder: Path) -> tuple[Limit, list[Path]]:
+def report(path: str, folder: Path) -> tuple[Any, str, list[Path]]:
     """Report what a ledger holds.
 
     Parameters
@@ -236,14 +229,17 @@ def report(path: str, folder: Path) -> tuple[Limit, list[Path]]:
 
     Returns
     -------
-    limit : Limit
-        The limit, as far as it is known.
+    found : Limit or SearchResult
+        The result, as far as it is known.
+    kind : str
+        Kind of the campaign.
     written : list of Path
         The files.
     """
     with late("campaign.ledger").read_ledger(path) as ledger:
-        found: Limit = late("limits.summary").limit(ledger)
-        return found, late("ui.report").write_report(ledger, folder)
+        kind = ledger.identity.kind
+        found, written = words_of(kind).report(ledger, folder)
+    return found, kind, written
 
 
 def merge(out: str, sources: Sequence[str], *, as_json: bool) -> None:
@@ -259,7 +255,9 @@ def merge(out: str, sources: Sequence[str], *, as_json: bool) -> None:
         As JSON.
     """
     show = late("ui.show")
-    ledger, new = late("campaign.ledger").merge_ledgers(out, sources, late("limits.runner").cut)
+    with late("campaign.ledger").read_ledger(sources[0]) as first:
+        kind = first.identity.kind
+    ledger, new = words_of(kind).merged(out, sources)
     with ledger:
         done, seeds = ledger.progress().done, ledger.identity.seeds
     if as_json:
@@ -270,8 +268,29 @@ def merge(out: str, sources: Sequence[str], *, as_json: bool) -> None:
     sys.stdout.write(f"{out}: {new:,} new toys, {done:,} in all, {names}\n")
 
 
-def _site_asked(options: Mapping[str, Any]) -> SiteSettings | None:
-    """Give the settings of the place that --site or --scheduler name."""
+def _kept(campaign: Campaign[Any]) -> str:
+    kept = words_of(campaign.identity.kind).kept_text(campaign)
+    return f"{kept} are in {campaign.path}"
+
+
+def site_asked(options: Mapping[str, Any]) -> SiteSettings | None:
+    """Give the settings of the place that --site or --scheduler name.
+
+    Parameters
+    ----------
+    options : mapping
+        ``site``, ``scheduler``, ``option`` and ``threads`` of a command.
+
+    Returns
+    -------
+    SiteSettings or None
+        None if neither is given.
+
+    Raises
+    ------
+    InputError
+        If both are, or a change of no site.
+    """
     place, address = options["site"], options["scheduler"]
     changes = late("ui.sites").overrides(options["option"])
     if place is not None and address is not None:

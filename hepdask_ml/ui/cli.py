@@ -21,6 +21,7 @@ import click
 import hepdask_ml
 from hepdask_ml.errors import HepdaskError, InputError, Interrupted, late
 from hepdask_ml.ui import campaigns
+from hepdask_ml.ui.kinds import words_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -213,11 +214,12 @@ _CHANGES = click.option(
 )
 @click.version_option(hepdask_ml.__version__, prog_name="hepdask-ml")
 def main() -> None:
-    """Limits from toys for HistFactory models.
+    """Limits from toys for HistFactory models, and searches for the best model to train.
 
     \b
-    Example:
+    Examples:
       hepdask-ml limit examples/workspace.json -o limit
+      hepdask-ml run configs/search.yaml
     """  # noqa: D301 - the backspace keeps click from filling the lines
 
 
@@ -297,7 +299,7 @@ def limit(
             return
     else:
         found = _ask("limit", "upper_limit", options, scan=scan or "auto", cl=cl)
-    _answer(options, found.to_json(), "limit_view", found)
+    _answer(options, found.to_json(), late("ui.show").limit_view, found)
     if folder is not None:
         seconds = perf_counter() - started
         write = late("ui.files").write_limit
@@ -320,7 +322,8 @@ def hypotest(mu: float, output: Path | None, **options: Any) -> None:
     folder = None if output is None else late("ui.files").writable_folder(output)
     started = perf_counter()
     found = _ask("hypotest", "hypotest", options, mu=mu)
-    _answer(options, late("ui.show").hypotest_json(found), "hypotest_view", found)
+    show = late("ui.show")
+    _answer(options, show.hypotest_json(found), show.hypotest_view, found)
     if folder is not None:
         seconds = perf_counter() - started
         _list_files(late("ui.files").write_hypotest(found, folder, seconds=seconds))
@@ -343,27 +346,40 @@ _SHOW_TRACEBACK = click.option(
 @click.option(
     "--engine",
     type=click.Choice(_ENGINES),
-    help="What throws and fits the toys, in place of what CONFIG says.",
+    help="What throws and fits the toys of a limit, in place of what CONFIG says.",
+)
+@click.option(
+    "--retry-failed", is_flag=True, help="Try the trials of a search again that failed before."
 )
 @_JSON
 @_QUIET
 @_SHOW_TRACEBACK
 @_stoppable
 def run(
-    config: str, option: tuple[str, ...], engine: str | None, as_json: bool, quiet: bool
+    config: str,
+    option: tuple[str, ...],
+    engine: str | None,
+    retry_failed: bool,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Run the campaign that CONFIG describes, a YAML file; run it again to go on with it.
 
     \b
-    Example:
+    Examples:
       hepdask-ml run configs/toy-limit.yaml
+      hepdask-ml run configs/search.yaml
     """  # noqa: D301
     started = perf_counter()
-    found, folder = campaigns.configured(config, option, engine, quiet=quiet)
-    _answer({"as_json": as_json, "quiet": quiet}, found.to_json(), "limit_view", found)
+    found, kind, folder = campaigns.configured(
+        config, option, engine=engine, retry_failed=retry_failed, quiet=quiet
+    )
+    words = words_of(kind)
+    _answer({"as_json": as_json, "quiet": quiet}, found.to_json(), words.view, found)
     if folder is not None:
-        seconds = perf_counter() - started
-        _list_files(late("ui.files").write_limit(found, folder, seconds=seconds))
+        _list_files(words.write(found, folder, seconds=perf_counter() - started))
+    if lacking := words.failure(found):
+        raise _Failure(lacking, 1)
 
 
 @main.command()
@@ -452,15 +468,15 @@ def status(ledger: str, watch: bool, as_json: bool) -> None:
 @_JSON
 @_SHOW_TRACEBACK
 def report(ledger: str, output: Path, as_json: bool) -> None:
-    """Report what LEDGER holds, finished or not: the limit, plots, and a page in HTML.
+    """Report what LEDGER holds, finished or not: numbers, plots, and a page in HTML.
 
     \b
     Example:
       hepdask-ml report my.ledger -o report
     """  # noqa: D301
     folder = late("ui.files").writable_folder(output)
-    found, written = campaigns.report(ledger, folder)
-    _answer({"as_json": as_json}, found.to_json(), "limit_view", found)
+    found, kind, written = campaigns.report(ledger, folder)
+    _answer({"as_json": as_json}, found.to_json(), words_of(kind).view, found)
     _list_files(written)
 
 
@@ -480,6 +496,131 @@ def merge(out: str, ledgers: tuple[str, ...], as_json: bool) -> None:
       hepdask-ml merge all.ledger monday.ledger tuesday.ledger
     """  # noqa: D301
     campaigns.merge(out, ledgers, as_json=as_json)
+
+
+@main.command()
+@click.option(
+    "--loadJson",
+    "config",
+    required=True,
+    metavar="FILE",
+    help="Configuration of the project, as phpo reads it.",
+)
+@click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Change an option of the configuration, as in --set maxPoints=20; may be repeated.",
+)
+@click.option(
+    "--data",
+    multiple=True,
+    metavar="PLACE",
+    help="Folder, file or URL of the training data, in place of the folder that is called as "
+    "trainingDS is; may be repeated.",
+)
+@click.option(
+    "--bare",
+    is_flag=True,
+    help="Run the commands without the containers that the configuration names.",
+)
+@click.option(
+    "--optimiser",
+    metavar="NAME",
+    help="Propose points with this one in place of the steering command.",
+)
+@click.option(
+    "--objective",
+    "objectives",
+    multiple=True,
+    default=("loss",),
+    show_default=True,
+    metavar="NAME",
+    help="Name of the loss; may be repeated where payloads write several.",
+)
+@click.option(
+    "--model-id",
+    is_flag=True,
+    help="Write the parameters of a segment as [model_id, {...}].",
+)
+@click.option("--retry-failed", is_flag=True, help="Try trials again that failed before.")
+@click.option(
+    "--ledger",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Keep the trials in FILE, called as outDS is by default; the same command again goes on "
+    "with it.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(),
+    metavar="DIR",
+    help="Keep metrics, metadata and what payloads say in this folder.",
+)
+@click.option(
+    "--scheduler", metavar="ADDRESS", help="Run the payloads on the Dask cluster at this address."
+)
+@click.option(
+    "--site",
+    metavar="NAME|FILE",
+    help="Run the payloads there: a name that `hepdask-ml site list` shows, or a YAML file.",
+)
+@_CHANGES
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Payloads at once on this machine; nParallelEvaluation by default.",
+)
+@_JSON
+@_QUIET
+@_SHOW_TRACEBACK
+@_stoppable
+def phpo(**options: Any) -> None:
+    """Run a project of phpo, the program for hyperparameter optimisation on PanDA, unchanged.
+
+    Its steering command runs here, its evaluation commands on the workers: in containers if the
+    configuration names them, and bare otherwise.
+
+    \b
+    Examples:
+      hepdask-ml phpo --loadJson config.json
+      hepdask-ml phpo --loadJson config.json --bare --set maxPoints=50 --site slurm
+    """  # noqa: D301
+    found = late("ui.phpo").run(options)
+    if found is not None:
+        words = words_of("search")
+        _answer(options, found.to_json(), words.view, found)
+        if lacking := words.failure(found):
+            raise _Failure(lacking, 1)
+
+
+@main.command()
+@click.argument("ledger")
+@click.option(
+    "--to",
+    "trackers",
+    multiple=True,
+    required=True,
+    metavar="TRACKER",
+    help="Who is told: mlflow, mlflow:URI, mlflow:URI#EXPERIMENT, tensorboard:FOLDER or csv:FILE; "
+    "may be repeated.",
+)
+@_SHOW_TRACEBACK
+@_stoppable
+def track(ledger: str, trackers: tuple[str, ...]) -> None:
+    """Tell trackers such as MLflow what the LEDGER of a search holds.
+
+    Nothing is told twice: it goes on where the search, or an earlier call, has stopped.
+
+    \b
+    Example:
+      hepdask-ml track search.ledger --to csv:trials.csv
+    """  # noqa: D301
+    late("hpo.tracking").follow(ledger, trackers)
+    click.echo(f"told {', '.join(trackers)} all of {ledger}", err=True)
 
 
 def _parse_duration(_: click.Context, __: click.Parameter, value: str) -> float:
@@ -588,15 +729,18 @@ def _ask(module: str, question: str, options: dict[str, Any], **more: Any) -> An
         return ask(model, progress=progress, **{key: options[key] for key in keys}, **more)
 
 
-def _answer(options: dict[str, Any], document: dict[str, Any], view: str, found: Any) -> None:
+def _answer(
+    options: dict[str, Any], document: dict[str, Any], view: Callable[[Any], Any], found: Any
+) -> None:
     show = late("ui.show")
     if options["as_json"]:
         click.echo(show.json_text(document), nl=False)
     else:
-        show.Console(file=sys.stdout).print(getattr(show, view)(found))
+        show.Console(file=sys.stdout).print(view(found))
     console = show.Console(file=sys.stderr)
-    if found.engine and not options.get("quiet"):
-        console.print(show.engine_view(found.engine))
+    engine = getattr(found, "engine", "")
+    if engine and not options.get("quiet"):
+        console.print(show.engine_view(engine))
     console.print(show.warning_view(found.warnings))
 
 

@@ -1,4 +1,4 @@
-"""The files of a result: limit.json, run.json, toys.parquet, plots, and tables for HEPData.
+"""The files of a limit: limit.json, run.json, toys.parquet, plots, and tables for HEPData.
 
 Each file is written beside its place and then moved there, so that a reader never sees half of one.
 What depends on the machine or the time goes to run.json alone; the others are equal for equal runs.
@@ -146,20 +146,73 @@ def nearest_point(limit: Limit) -> HypoTest:
     return limit.points[len(limit.points) // 2]
 
 
-def _run(seconds: float, toys: int, engine: str) -> dict[str, Any]:
+def run_document(seconds: float, **counts: int) -> dict[str, Any]:
+    """Say how a result came about: what depends on the machine and the time.
+
+    Parameters
+    ----------
+    seconds : float
+        What it took.
+    **counts
+        What was done in that time, by name: the document tells how much of it in a second.
+
+    Returns
+    -------
+    dict
+        What ``run.json`` holds.
+    """
     return {
         "schema": "hepdask-ml/run/1",
         "command": sys.argv,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 3),
-        "toys_per_second": round(toys / seconds, 1) if seconds > 0 else None,
-        "engine": engine,
+        **{
+            f"{name}_per_second": round(count / seconds, 1) if seconds > 0 else None
+            for name, count in counts.items()
+        },
         "processors": available_processors(),
-        "instruction_set": instruction_set(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "version": hepdask_ml.__version__,
     }
+
+
+def _run(seconds: float, toys: int, engine: str) -> dict[str, Any]:
+    about = run_document(seconds, toys=toys)
+    return {**about, "engine": engine, "instruction_set": instruction_set()}
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """Write rows as a Parquet file.
+
+    Parameters
+    ----------
+    path : Path
+        Its file.
+    rows : list of dict
+        All with the same keys, at least one.  A column of values of several types becomes text.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    InputError
+        If it cannot be written.
+    """
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    arrays = {}
+    for name, values in columns.items():
+        try:
+            arrays[name] = pa.array(values)
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            texts = [None if value is None else str(value) for value in values]
+            arrays[name] = pa.array(texts, pa.string())
+    with _moved_into_place(path) as part:
+        pq.write_table(pa.table(arrays), part)
+    return path
 
 
 def _write_toys(path: Path, tests: list[HypoTest]) -> Path:

@@ -1,10 +1,12 @@
 """Plots of limits and of test statistics: the one door to matplotlib.
 
-Figures are made without pyplot, so that nothing global stays changed.
+Figures are made without pyplot, so that nothing global stays changed; what other libraries draw
+with it is `taken` out of its hands.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from io import BytesIO
 from math import isfinite, nan, sqrt
 from typing import TYPE_CHECKING, Any, cast
@@ -66,7 +68,7 @@ def limit(found: Limit) -> Figure:
         CLs against the parameter of interest, logarithmic.
     """
     with mpl.rc_context(STYLE):
-        figure, axes = _one_panel()
+        figure, axes = one_panel()
         level = 1.0 - found.cl
         mu = np.array([point.mu for point in found.points])
         margin = 0.0 if len(mu) > 1 else 0.5 * max(abs(float(mu[0])), 1.0)
@@ -128,7 +130,7 @@ def test_statistic(test: HypoTest) -> Figure:
         observed value.
     """
     with mpl.rc_context(STYLE):
-        figure, axes = _one_panel()
+        figure, axes = one_panel()
         q_sb, q_b = test.toys_sb.counted, test.toys_b.counted
         everything = np.concatenate([q_sb, q_b, [test.q_observed]])
         edges = np.linspace(0.0, max(1.05 * float(everything.max()), 1.0), _BINS + 1)
@@ -185,9 +187,57 @@ class _Shown(Figure):
         return png.getvalue()
 
 
-def _one_panel() -> tuple[Figure, Axes]:
+def styled() -> Any:
+    """Give the context in which figures are drawn: the style, for as long as it lasts.
+
+    Returns
+    -------
+    context manager
+        Matplotlib's settings are as before at its end.
+    """
+    return mpl.rc_context(STYLE)
+
+
+def one_panel() -> tuple[Figure, Axes]:
+    """Make a figure with one panel.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        The figure.
+    axes : matplotlib.axes.Axes
+        Its panel.
+    """
     figure = _Shown(layout="constrained")
     return figure, figure.add_subplot()
+
+
+def taken(draw: Callable[[], Any]) -> tuple[Figure, list[Axes]]:
+    """Draw with a function that uses pyplot, and keep nothing of it there.
+
+    Parameters
+    ----------
+    draw : callable
+        Gives axes, or an array of them.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        The figure, which no window shows.
+    axes : list of matplotlib.axes.Axes
+        Those that ``draw`` gave.
+    """
+    pyplot = import_module("matplotlib.pyplot")
+    with mpl.rc_context({**STYLE, "figure.constrained_layout.use": True}):
+        axes = list(np.ravel(draw()))
+        figure = axes[0].figure
+        pyplot.close(figure)
+    return figure, axes
+
+
+def without_windows() -> None:
+    """Keep pyplot from looking for a screen, in a program that shows nothing on one."""
+    mpl.use("agg")
 
 
 def _plain(name: str) -> str:

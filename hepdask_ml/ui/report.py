@@ -6,17 +6,15 @@ Equal ledgers give equal reports.
 
 from __future__ import annotations
 
-from base64 import b64encode
-from datetime import UTC, datetime
 from html import escape
 from math import isfinite
 from typing import TYPE_CHECKING
 
-import hepdask_ml
 from hepdask_ml.errors import CampaignError, late
 from hepdask_ml.inference.pvalues import BAND_NAMES, BANDS
 from hepdask_ml.ui.account import account
 from hepdask_ml.ui.files import nearest_point, writable_folder, write_figure, write_text
+from hepdask_ml.ui.page import document, figure, lead, note, section, table, when
 from hepdask_ml.ui.show import (
     STATISTIC_NAMES,
     UNKNOWN,
@@ -30,7 +28,6 @@ from hepdask_ml.ui.show import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from hepdask_ml.campaign.ledger import Ledger
@@ -40,50 +37,6 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 50
 """Workers, failures and unfinished units that the page names; ``campaign.json`` has all."""
-
-_STYLE = """
-:root { color-scheme: light dark; --text: #1a1a1a; --quiet: #5f6368; --page: #fff; --rule: #d5d8dc;
-  --sb: #d7263d; --b: #3f7fe0; --gap: #e8eaed; --note: #fff4d6; --edge: #d99a00; }
-@media (prefers-color-scheme: dark) { :root { --text: #e6e6e6; --quiet: #a2a8ae; --page: #16181b;
-  --rule: #3b4046; --sb: #f0667a; --b: #74a7f5; --gap: #2c3035; --note: #3a3010;
-  --edge: #d9a520; } }
-* { box-sizing: border-box; }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page);
-  max-width: 54rem; margin: 2rem auto; padding: 0 1.25rem; overflow-wrap: anywhere; }
-h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .25rem; }
-h2 { font-size: 1.15rem; margin: 2.25rem 0 .5rem; border-bottom: 1px solid var(--rule); }
-.quiet, figcaption, caption, footer { color: var(--quiet); font-size: .9rem; }
-.lead { font-size: 1.1rem; }
-.note { background: var(--note); border-left: 4px solid var(--edge); padding: .6rem 1rem; }
-.note p { margin: .2rem 0; } .note ul { margin: .2rem 0; padding-left: 1.2rem; }
-figure { margin: 1rem 0; } figure img { width: 100%; max-width: 44rem; height: auto; display: block;
-  background: #fff; border-radius: 4px; }
-.wide { overflow-x: auto; overflow-wrap: normal; } .words { overflow-wrap: anywhere; }
-thead th:first-child { max-width: 12rem; white-space: normal; overflow-wrap: break-word; }
-table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; padding-bottom: .3rem; }
-th, td { padding: .18rem 1rem .18rem 0; text-align: right; vertical-align: top; }
-thead th { border-bottom: 1px solid var(--text); font-weight: 600; vertical-align: bottom; }
-tbody tr { border-bottom: 1px solid var(--rule); }
-th:first-child { text-align: left; font-weight: 600; white-space: nowrap; }
-td { white-space: nowrap; } .words td { text-align: left; white-space: normal; }
-tbody tr.strong { font-weight: 600; }
-.bars { width: 100%; } .bars th { white-space: nowrap; }
-.bars td.bar { width: 70%; vertical-align: middle; padding: .25rem .75rem .25rem 0; }
-.bars span { display: block; height: .5rem; margin: 2px 0; background: var(--gap);
-  min-width: 2px; border-radius: 2px; print-color-adjust: exact;
-  -webkit-print-color-adjust: exact; }
-.bars i { display: block; height: 100%; border-radius: 2px; print-color-adjust: exact;
-  -webkit-print-color-adjust: exact; }
-i.sb { background: var(--sb); } i.b { background: var(--b); } i.gap { background: var(--gap); }
-.key i { display: inline-block; width: .8rem; height: .6rem; margin: 0 .3rem 0 .8rem; }
-footer { margin-top: 2.5rem; border-top: 1px solid var(--rule); padding-top: .5rem; }
-@media print { :root { --text: #000; --quiet: #444; --page: #fff; --rule: #bbb; --sb: #d7263d;
-  --b: #3f7fe0; --gap: #ddd; --note: #fff4d6; --edge: #d99a00; }
-  body { font-size: 10pt; max-width: none; margin: 0; padding: 0; } h2 { break-after: avoid; }
-  figure, tr, .note, .numbers, .words { break-inside: avoid; } figure img { max-width: 13cm; }
-  thead { display: table-header-group; } .wide { overflow: visible; } }
-"""
 
 
 def write_report(ledger: Ledger, folder: Path) -> list[Path]:
@@ -147,44 +100,33 @@ def page(told: Account, found: Limit, images: dict[str, bytes]) -> str:
     title = f"{100 * found.cl:g} % CL upper limit on {found.poi}"
     nearest = nearest_point(found)
     parts = [
-        f"<header><h1>{escape(title)}</h1><p class='quiet'>{escape(_subtitle(told, found))}</p>"
-        "</header><main>",
         _unfinished(told),
-        f"<p class='lead'>{escape(_glued(headline(found)))}</p>",
+        lead(_glued(headline(found))),
         _notes(found),
-        _figure(
+        figure(
             images["limit"],
             f"CLs against {found.poi}, observed and expected; the observed limit is "
             f"{measured_text(found.observed)}",
             "CLs along the scan: observed with Monte-Carlo errors, expected without a signal with "
             "bands of one and two standard deviations, and asymptotic formulae (dotted).",
         ),
-        _section("Limits", _limits_table(found)),
-        _section("Scan", _scan_table(found)),
-        _section("Where the toys went", _bars(told)),
-        _section(
+        section("Limits", _limits_table(found)),
+        section("Scan", _scan_table(found)),
+        section("Where the toys went", _bars(told)),
+        section(
             "Test statistic",
-            _figure(
+            figure(
                 images["q"],
                 f"Distributions of the test statistic at {found.poi} = {nearest.mu:.4g}",
                 f"Toys at {found.poi} = {nearest.mu:.4g}, the point nearest to the limit.",
             ),
         ),
-        _section("Provenance", _provenance(told, found)),
-        _section("Workers", _workers(told)),
-        _section("Failures", _failures(told)) if told.failures else "",
-        f"</main><footer>Made by hepdask-ml {escape(hepdask_ml.__version__)} from the ledger "
-        "alone. The same numbers are in limit.json and campaign.json.</footer>",
+        section("Provenance", _provenance(told, found)),
+        section("Workers", _workers(told)),
+        section("Failures", _failures(told)) if told.failures else "",
     ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        "style-src 'unsafe-inline'; img-src data:\">\n"
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(part for part in parts if part)
-        + "\n</body>\n</html>\n"
-    )
+    made_from = "from the ledger alone. The same numbers are in limit.json and campaign.json."
+    return document(title, _subtitle(told, found), parts, made_from)
 
 
 def headline(found: Limit) -> str:
@@ -239,7 +181,7 @@ def _subtitle(told: Account, found: Limit) -> str:
         f"hepdask-ml {told.identity.version}",
     ]
     if told.progress.last is not None:
-        parts.append(_when(told.progress.last))
+        parts.append(when(told.progress.last))
     return ", ".join(parts)
 
 
@@ -258,9 +200,9 @@ def _unfinished(told: Account) -> str:
             + ("" if record.error is None else f"; given up ({record.error})")
             for record in sorted(missing, key=lambda record: record.error is None)
         ]
-        return _note(sentence, _cut(lines))
+        return note(sentence, _cut(lines))
     if told.imprecise:
-        return _note(
+        return note(
             f"The precision that was asked for, {percent_text(told.precision or 0.0)}, is not "
             f"reached: the largest error of a limit is {percent_text(told.error)}.",
             (),
@@ -271,16 +213,7 @@ def _unfinished(told: Account) -> str:
 def _notes(found: Limit) -> str:
     """List the warnings, but that of an unfinished campaign, which has its own box."""
     warnings = [text for text in found.warnings if "campaign is not finished" not in text]
-    return _note("Warnings", warnings) if warnings else ""
-
-
-def _note(sentence: str, lines: Iterable[str]) -> str:
-    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return (
-        f"<div class='note' role='note'><p><strong>{escape(sentence)}</strong></p>"
-        + (f"<ul>{items}</ul>" if items else "")
-        + "</div>"
-    )
+    return note("Warnings", warnings) if warnings else ""
 
 
 def _cut(lines: list[str]) -> list[str]:
@@ -305,7 +238,7 @@ def _limits_table(found: Limit) -> str:
             ]
         )
     header = ["limit", "from toys", "error", "asymptotic", "asymptotic to toys"]
-    return _table(header, rows, f"Upper limits on {found.poi}")
+    return table(header, rows, f"Upper limits on {found.poi}")
 
 
 def _scan_table(found: Limit) -> str:
@@ -324,7 +257,7 @@ def _scan_table(found: Limit) -> str:
     header = [
         found.poi, "q observed", "CLs observed", "asymptotic", "CLs expected", "toys s+b", "toys b",
     ]  # fmt: skip
-    return _table(header, rows, "Values of the parameter of interest, with toys of each hypothesis")
+    return table(header, rows, "Values of the parameter of interest, with toys of each hypothesis")
 
 
 def _bars(told: Account) -> str:
@@ -357,7 +290,7 @@ def _bar(hypothesis: str, done: int, total: int, most: int) -> str:
 
 def _provenance(told: Account, found: Limit) -> str:
     identity, progress = told.identity, told.progress
-    begun, last = (UNKNOWN if t is None else _when(t) for t in (progress.first, progress.last))
+    begun, last = (UNKNOWN if t is None else when(t) for t in (progress.first, progress.last))
     rate = f"{told.rate:,.0f} toys a second between them" if isfinite(told.rate) else UNKNOWN
     rows = [
         ["ledger", f"{told.path} ({told.campaign})"],
@@ -383,7 +316,7 @@ def _provenance(told: Account, found: Limit) -> str:
         ["made with", ", ".join(f"{name} {text}" for name, text in found.versions.items())],
         ["ledger made with", f"hepdask-ml {identity.version}"],
     ]
-    return _table(None, rows, None, kind="words")
+    return table(None, rows, None, kind="words")
 
 
 def _setting(value: object) -> str:
@@ -410,7 +343,7 @@ def _workers(told: Account) -> str:
         toys, seconds = sum(pace[1] for pace in rest), sum(pace[2] for pace in rest)
         rate = f"{toys / seconds:,.0f}" if seconds > 0.0 else UNKNOWN
         rows.append([f"{len(rest):,} others", f"{toys:,}", duration_text(seconds), rate])
-    return _table(["worker", "toys", "time", "toys a second"], rows, None)
+    return table(["worker", "toys", "time", "toys a second"], rows, None)
 
 
 def _failures(told: Account) -> str:
@@ -419,41 +352,4 @@ def _failures(told: Account) -> str:
     caption = "What went wrong and was done again, or given up"
     if rest > 0:
         caption += f"; {rest:,} more are in campaign.json"
-    return _table(["unit", "error", "worker"], rows, caption, kind="words")
-
-
-def _section(title: str, content: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{content}</section>"
-
-
-def _table(
-    header: Sequence[str] | None,
-    rows: Sequence[Sequence[str]],
-    caption: str | None,
-    kind: str = "numbers",
-) -> str:
-    head = "".join(f"<th scope='col'>{escape(name)}</th>" for name in header or ())
-    body = "".join(
-        f"<tr><th scope='row'>{escape(row[0])}</th>"
-        + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
-        + "</tr>"
-        for row in rows
-    )
-    return (
-        f"<div class='wide'><table class='{kind}'>"
-        + (f"<caption>{escape(caption)}</caption>" if caption else "")
-        + (f"<thead><tr>{head}</tr></thead>" if head else "")
-        + f"<tbody>{body}</tbody></table></div>"
-    )
-
-
-def _figure(image: bytes, words: str, caption: str) -> str:
-    data = b64encode(image).decode("ascii")
-    return (
-        f"<figure><img alt='{escape(words)}' src='data:image/png;base64,{data}'>"
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
-
-
-def _when(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return table(["unit", "error", "worker"], rows, caption, kind="words")

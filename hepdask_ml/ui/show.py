@@ -34,10 +34,13 @@ from hepdask_ml.inference.hypotest import number
 from hepdask_ml.inference.pvalues import BAND_NAMES, BANDS
 from hepdask_ml.likelihood.fit import FitStatus
 from hepdask_ml.ui.account import account, largest_error
+from hepdask_ml.ui.kinds import words_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
+
+    from rich.console import RenderableType
 
     from hepdask_ml.campaign.campaign import Campaign, Status
     from hepdask_ml.campaign.ledger import Ledger
@@ -52,6 +55,7 @@ if TYPE_CHECKING:
 UNKNOWN = "–"  # noqa: RUF001 - the sign for "no number" in tables
 MOST_FAILURES = 10
 LONGEST_NAME = 16
+LONGEST_CELL = 30
 STATISTIC_NAMES = {"q0": "q0", "q": "q", "qtilde": "q-tilde", "t": "t"}
 
 
@@ -217,10 +221,10 @@ def limit_view(limit: Limit) -> Group:
         To be printed by a rich console.
     """
     return Group(
-        _rich_table(*_scan_cells(limit)),
+        rich_table(*_scan_cells(limit)),
         "",
         Text(_limit_title(limit), style="bold"),
-        _rich_table(*_limit_cells(limit)),
+        rich_table(*_limit_cells(limit)),
     )
 
 
@@ -237,7 +241,7 @@ def hypotest_view(test: HypoTest) -> Group:
     rich.console.Group
         To be printed by a rich console.
     """
-    return Group(Text(_hypotest_title(test), style="bold"), _rich_table(*_hypotest_cells(test)))
+    return Group(Text(_hypotest_title(test), style="bold"), rich_table(*_hypotest_cells(test)))
 
 
 def forecast_json(plan: Forecast) -> dict[str, Any]:
@@ -281,7 +285,7 @@ def forecast_view(plan: Forecast) -> Group:
     whole = f"{plan.toys:,} toys" if plan.exact else f"about {plan.toys:,} toys in several rounds"
     return Group(
         Text("The plan" if plan.exact else "The first round", style="bold"),
-        _rich_table(["unit", "toys"], [*rows, ["all", f"{first:,}"]]),
+        rich_table(["unit", "toys"], [*rows, ["all", f"{first:,}"]]),
         "",
         Text(
             f"In all: {whole}, {duration_text(plan.processor_s)} of one processor like this one "
@@ -335,7 +339,7 @@ def limit_html(limit: Limit) -> str:
     str
         A fragment for a notebook.
     """
-    return _html(_limit_title(limit), *_limit_cells(limit), limit.warnings, limit.engine)
+    return table_html(_limit_title(limit), *_limit_cells(limit), limit.warnings, limit.engine)
 
 
 def hypotest_html(test: HypoTest) -> str:
@@ -351,7 +355,7 @@ def hypotest_html(test: HypoTest) -> str:
     str
         A fragment for a notebook.
     """
-    return _html(_hypotest_title(test), *_hypotest_cells(test), test.warnings, test.engine)
+    return table_html(_hypotest_title(test), *_hypotest_cells(test), test.warnings, test.engine)
 
 
 def discovery_html(found: Discovery) -> str:
@@ -376,7 +380,7 @@ def discovery_html(found: Discovery) -> str:
         ],
     ]
     title = f"Background only against {found.poi}: {len(found.toys.q):,} toys, seed {found.seed}"
-    return _html(title, ["", "toys", "asymptotic"], rows, found.warnings, found.engine)
+    return table_html(title, ["", "toys", "asymptotic"], rows, found.warnings, found.engine)
 
 
 def model_html(model: CompiledModel) -> str:
@@ -400,7 +404,7 @@ def model_html(model: CompiledModel) -> str:
         ["auxiliary data", str(model.n_aux)],
         ["parameter of interest", model.poi_name or UNKNOWN],
     ]
-    return _html("Compiled model", ["", ""], rows, model.warnings)
+    return table_html("Compiled model", ["", ""], rows, model.warnings)
 
 
 def fits_html(fits: Fits) -> str:
@@ -418,11 +422,63 @@ def fits_html(fits: Fits) -> str:
     """
     counts = [(status, int((fits.status == status).sum())) for status in FitStatus]
     rows = [[status.name, f"{count:,}", status.sentence] for status, count in counts if count]
-    return _html(f"{len(fits):,} fits", ["status", "rows", "meaning"], rows, ())
+    return table_html(f"{len(fits):,} fits", ["status", "rows", "meaning"], rows, ())
 
 
-def status_view(ledger: Ledger, *, rate: float = nan) -> Group:
+def status_view(ledger: Ledger, *, rate: float = nan) -> RenderableType:
     """Give how far a campaign is, as its ledger has it.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        Of any kind of campaign.
+    rate : float
+        Steps per second of late, where somebody has watched; the mean is shown otherwise.
+
+    Returns
+    -------
+    renderable
+        To be printed by a rich console.
+    """
+    shown: RenderableType = words_of(ledger.identity.kind).status_view(ledger, rate=rate)
+    return shown
+
+
+def status_json(ledger: Ledger) -> dict[str, Any]:
+    """Give how far a campaign is as a document.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        Of any kind of campaign.
+
+    Returns
+    -------
+    dict
+        What a report's ``campaign.json`` holds.
+    """
+    document: dict[str, Any] = words_of(ledger.identity.kind).status_json(ledger)
+    return document
+
+
+def campaign_html(campaign: Campaign[Any]) -> str:
+    """Give how far a campaign is as HTML, and its result as far as it is.
+
+    Parameters
+    ----------
+    campaign : Campaign
+        Not run yet, running here, running elsewhere, or finished.
+
+    Returns
+    -------
+    str
+        A fragment for a notebook.
+    """
+    return str(words_of(campaign.identity.kind).campaign_html(campaign))
+
+
+def units_view(ledger: Ledger, *, rate: float = nan) -> Group:
+    """Give how far a campaign is by its units, or the points of its scan.
 
     Parameters
     ----------
@@ -441,39 +497,25 @@ def status_view(ledger: Ledger, *, rate: float = nan) -> Group:
     for name, *cells in _status_rows(told, rate):
         facts.add_row(Text(name, style="bold"), *cells)
     parts: list[Any] = [
-        Text(_visible(f"{told.identity.kind}, {seed_text(told.identity.seeds)}"), style="bold"),
+        Text(visible(f"{told.identity.kind}, {seed_text(told.identity.seeds)}"), style="bold"),
         facts,
     ]
     if told.records:
-        parts += ["", _rich_table(*_work_cells(told))]
+        parts += ["", rich_table(*_work_cells(told))]
     if told.failures:
-        parts += ["", Text("failures", style="bold red"), *map(Text, _failure_lines(told))]
+        parts += ["", Text("failures", style="bold red"), *map(Text, failure_lines(told.failures))]
     return Group(*parts)
 
 
-def status_json(ledger: Ledger) -> dict[str, Any]:
-    """Give how far a campaign is as a document.
-
-    Parameters
-    ----------
-    ledger : Ledger
-        Of any kind of campaign.
-
-    Returns
-    -------
-    dict
-        What a report's ``campaign.json`` holds.
-    """
-    return account(ledger).to_json()
-
-
-def campaign_html(campaign: Campaign[Any]) -> str:
-    """Give how far a campaign is as HTML, and its result once it is finished.
+def progress_html(campaign: Campaign[Any], rows: Callable[[Status], list[list[str]]]) -> str:
+    """Give how far a campaign is as HTML.
 
     Parameters
     ----------
     campaign : Campaign
         Not run yet, running here, running elsewhere, or finished.
+    rows : callable
+        Gives names and texts for a status.
 
     Returns
     -------
@@ -488,15 +530,8 @@ def campaign_html(campaign: Campaign[Any]) -> str:
     except HepdaskError as error:
         new = in_memory or not Path(campaign.path).exists()
         state = "not run yet: call run() or start()" if new else str(error)
-        return _html(title, ["", ""], [place, ["state", state]], ())
-    fragment = _html(title, ["", ""], [place, *_running_rows(status)], ())
-    if status.workers is not None or not 0 < status.progress.total <= status.progress.done:
-        return fragment
-    try:
-        result = campaign.results()
-    except HepdaskError as error:
-        return fragment + _html("No result", ["", ""], [["reason", str(error)]], ())
-    return fragment + (result._repr_html_() if hasattr(result, "_repr_html_") else "")
+        return table_html(title, ["", ""], [place, ["state", state]], ())
+    return table_html(title, ["", ""], [place, *rows(status)], ())
 
 
 def limits_text(limit: Limit) -> str:
@@ -659,7 +694,7 @@ def _status_rows(told: Account, rate: float) -> list[tuple[Any, ...]]:
         percent_text(progress.done / progress.total) if progress.total else "",
     )
     rows: list[tuple[Any, ...]] = [
-        ("ledger", Text(_visible(told.path), overflow="fold")),
+        ("ledger", Text(visible(told.path), overflow="fold")),
         ("state", Text(state_text(told), style=style)),
         (noun, done),
     ]
@@ -687,7 +722,7 @@ def _steps(kind: str) -> str:
 def _work_cells(told: Account) -> tuple[list[str], list[list[str]]]:
     """Give the points of a scan, or else the units."""
     if points := told.points():
-        name = _visible(told.poi)
+        name = visible(told.poi)
         name = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
         header = [name, "toys s+b", "toys b", "CLs observed"]
         return header, [
@@ -701,7 +736,7 @@ def _work_cells(told: Account) -> tuple[list[str], list[list[str]]]:
         ]
     return ["unit", _steps(told.identity.kind), ""], [
         [
-            _visible(record.unit.title or record.unit.key),
+            visible(record.unit.title or record.unit.key),
             done_text(record.done, record.unit.total),
             "failed" if record.error is not None else "",
         ]
@@ -709,19 +744,41 @@ def _work_cells(told: Account) -> tuple[list[str], list[list[str]]]:
     ]
 
 
-def _failure_lines(told: Account) -> list[str]:
-    """Tell the commonest failures, equal ones in one line."""
-    counts = Counter((title, error) for title, error, _ in told.failures).most_common()
+def failure_lines(failures: Sequence[tuple[str, str, str]]) -> list[str]:
+    """Tell the commonest failures, equal ones in one line.
+
+    Parameters
+    ----------
+    failures : sequence of (str, str, str)
+        Title of the unit, error and worker.
+
+    Returns
+    -------
+    list of str
+        Lines for a terminal.
+    """
+    counts = Counter((title, error) for title, error, _ in failures).most_common()
     lines = [
-        _visible(f"{title}: {error}") + (f" ({count} times)" if count > 1 else "")
+        visible(f"{title}: {error}") + (f" ({count} times)" if count > 1 else "")
         for (title, error), count in counts[:MOST_FAILURES]
     ]
     rest = len(counts) - MOST_FAILURES
     return [*lines, f"and {rest:,} others: status --json lists them"] if rest > 0 else lines
 
 
-def _running_rows(status: Status) -> list[list[str]]:
-    """Tell how a campaign goes that may run in this process."""
+def running_rows(status: Status) -> list[list[str]]:
+    """Tell how a campaign goes that may run in this process, in steps.
+
+    Parameters
+    ----------
+    status : Status
+        Its status.
+
+    Returns
+    -------
+    list of [str, str]
+        Names and texts.
+    """
     progress = status.progress
     share = progress.done / progress.total if progress.total else nan
     rows = [["done", f"{done_text(progress.done, progress.total)} ({percent_text(share)})"]]
@@ -736,8 +793,19 @@ def _running_rows(status: Status) -> list[list[str]]:
     return rows
 
 
-def _visible(text: str) -> str:
-    """Give a text without what a terminal would obey."""
+def visible(text: str) -> str:
+    """Give a text without what a terminal would obey.
+
+    Parameters
+    ----------
+    text : str
+        Anybody's text.
+
+    Returns
+    -------
+    str
+        The same, with blanks.
+    """
     return "".join(sign if sign.isprintable() else " " for sign in text)
 
 
@@ -813,22 +881,68 @@ def _hypotest_cells(test: HypoTest) -> tuple[list[str], list[list[str]]]:
     return ["", "toys", "asymptotic"], rows
 
 
-def _rich_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def rich_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, words_last: bool = False
+) -> Table:
+    """Give a table for a terminal, its first column to the left and the others to the right.
+
+    Parameters
+    ----------
+    header : sequence of str
+        Names of the columns.
+    rows : sequence of sequence of str
+        The cells.
+    words_last : bool
+        Whether the last column is to the left, too, and cut where it does not fit.
+
+    Returns
+    -------
+    rich.table.Table
+        To be printed by a rich console.
+    """
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for i, name in enumerate(header):
-        table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
+        words = words_last and i == len(header) - 1
+        longest = max(len(name), *(len(row[i]) for row in rows), 0)
+        table.add_column(
+            name,
+            justify="left" if i == 0 or words else "right",
+            no_wrap=True,
+            min_width=min(longest, LONGEST_CELL) if words_last and not words else None,
+        )
     for row in rows:
-        table.add_row(*row)
+        # Names are anybody's: nothing in them is markup.
+        table.add_row(*map(Text, row))
     return table
 
 
-def _html(
+def table_html(
     title: str,
     header: Sequence[str],
     rows: Sequence[Sequence[str]],
     warnings: Sequence[str],
     engine: str = "",
 ) -> str:
+    """Give a table for a notebook.
+
+    Parameters
+    ----------
+    title : str
+        Stands above it.
+    header : sequence of str
+        Names of the columns.
+    rows : sequence of sequence of str
+        The cells.
+    warnings : sequence of str
+        Stand below it.
+    engine : str
+        What did the work, if that is to be said.
+
+    Returns
+    -------
+    str
+        A fragment.
+    """
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows

@@ -1,8 +1,9 @@
 """Watching a campaign: in a terminal, in a notebook, or from another process through its ledger.
 
 A *watcher* is what `Campaign.run` and `Campaign.start` take as ``watch=``: a callable that is
-shown ledger and status about twice a second.  Both watchers here work the limits out now and then
-only, so that watching takes a tenth of the driver's time at most.
+shown ledger and status about twice a second.  What a *teller* has to say depends on the kind of
+campaign.  Both watchers here let it look now and then only, so that watching takes a tenth of the
+driver's time at most.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from html import escape
 from importlib import import_module
 from math import inf, isfinite, nan
 from time import monotonic, sleep, time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
 from rich.live import Live
@@ -23,7 +24,8 @@ from rich.text import Text
 
 from hepdask_ml.campaign.ledger import read_ledger
 from hepdask_ml.errors import InputError
-from hepdask_ml.ui.account import account, limit_so_far, relative_errors, time_left
+from hepdask_ml.ui.account import limit_so_far, relative_errors, time_left
+from hepdask_ml.ui.kinds import words_of
 from hepdask_ml.ui.show import (
     duration_text,
     limit_html,
@@ -87,6 +89,64 @@ class _Rounds:
         return max(done - self._before, 0), total - self._before
 
 
+class Teller(Protocol):
+    """Says how a campaign of one kind goes.
+
+    Attributes
+    ----------
+    noun : str
+        What is counted.
+    """
+
+    noun: str
+
+    def look(self, ledger: Ledger) -> None:
+        """Work out what takes time; the rest is quick, and tells what was seen last."""
+
+    def bar(self, status: Status) -> tuple[str, int, int]:
+        """Give words for a bar, and how much is done of how much."""
+
+    def lines(self, ledger: Ledger, status: Status) -> tuple[str, ...]:
+        """Say below the bar how it goes."""
+
+    def drawing(self) -> str:
+        """Draw how it goes, as HTML; nothing if there is nothing yet."""
+
+    def result(self) -> str:
+        """Give the result as HTML; nothing if there is none."""
+
+
+class ToyTeller:
+    """Says how a limit goes: round by round, with the limits so far."""
+
+    noun = "toys"
+
+    def __init__(self) -> None:
+        self._rounds = _Rounds()
+        self._limit: Limit | None = None
+
+    def look(self, ledger: Ledger) -> None:
+        """Work out the limits so far."""
+        self._limit = limit_so_far(ledger)
+
+    def bar(self, status: Status) -> tuple[str, int, int]:
+        """Give the round, and its toys."""
+        done, total = self._rounds.look(status.progress.done, status.progress.total)
+        return f"round {self._rounds.number}", done, total
+
+    def lines(self, ledger: Ledger, status: Status) -> tuple[str, ...]:
+        """Say how fast it goes, and what the limits are."""
+        return _lines(ledger, status, self._limit)
+
+    def drawing(self) -> str:
+        """Draw CLs along the scan."""
+        return "" if self._limit is None else sketch(self._limit)
+
+    def result(self) -> str:
+        """Give the limits."""
+        return "" if self._limit is None else self.drawing() + limit_html(self._limit)
+
+
 class CampaignProgress:
     """How a campaign goes, on standard error of a terminal; silent where nobody looks.
 
@@ -109,19 +169,18 @@ class CampaignProgress:
         console = Console(stderr=True)
         self._bar = _Bar(
             SpinnerColumn(),
-            TextColumn("round {task.description}", markup=False),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f} toys", markup=False),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f} {task.fields[noun]}", markup=False),
             console=console,
             transient=True,
             disable=quiet or not console.is_terminal,
         )
-        self._task = self._bar.add_task("1", total=1, visible=False)
+        self._task = self._bar.add_task("round 1", total=1, visible=False, noun="")
         self._notes = _Notes(console)
         self._level = logging.NOTSET  # of the logger, before
-        self._rounds = _Rounds()
         self._throttle = _Throttle()
-        self._limit: Limit | None = None
+        self._teller: Teller | None = None
 
     def __call__(self, ledger: Ledger, status: Status) -> None:
         """Show how it goes.
@@ -135,18 +194,21 @@ class CampaignProgress:
         """
         if self._bar.disable:
             return
+        if self._teller is None:
+            self._teller = teller(ledger)
         if self._throttle.ready():
             begun = monotonic()
-            self._limit = limit_so_far(ledger)
+            self._teller.look(ledger)
             self._throttle.took(monotonic() - begun)
-        done, total = self._rounds.look(status.progress.done, status.progress.total)
-        self._bar.lines = _lines(ledger, status, self._limit)
+        words, done, total = self._teller.bar(status)
+        self._bar.lines = self._teller.lines(ledger, status)
         self._bar.update(
             self._task,
             completed=done,
             total=total,
-            description=str(self._rounds.number),
+            description=words,
             visible=total > 0,
+            noun=self._teller.noun,
         )
 
     def __enter__(self) -> CampaignProgress:
@@ -212,9 +274,8 @@ class NotebookView:
 
     def __init__(self, show: Callable[..., Any] | None = None) -> None:
         show = _ipython().display if show is None else show
-        self._rounds = _Rounds()
         self._throttle = _Throttle()
-        self._limit: Limit | None = None
+        self._teller: Teller | None = None
         # Made in the cell itself: what a background thread shows first may land in a later one.
         self._handle = show(_Fragment("<p>The campaign begins …</p>"), display_id=True)
 
@@ -228,25 +289,42 @@ class NotebookView:
         status : Status
             Its status; one without workers is taken for the last one.
         """
+        if self._teller is None:
+            self._teller = teller(ledger)
         if status.workers is None or self._throttle.ready():
             begun = monotonic()
-            self._limit = limit_so_far(ledger)
+            self._teller.look(ledger)
             self._throttle.took(monotonic() - begun)
-        self._handle.update(_Fragment(self._page(ledger, status, self._limit)))
+        self._handle.update(_Fragment(self._page(self._teller, ledger, status)))
 
-    def _page(self, ledger: Ledger, status: Status, found: Limit | None) -> str:
-        done, total = self._rounds.look(status.progress.done, status.progress.total)
-        drawing = "" if found is None else sketch(found)
+    def _page(self, teller: Teller, ledger: Ledger, status: Status) -> str:
+        words, done, total = teller.bar(status)
         if status.workers is None:
-            table = "" if found is None else limit_html(found)
-            return f"<div>{drawing}{table}</div>"
-        lines = "".join(f"<div>{escape(line)}</div>" for line in _lines(ledger, status, found))
+            return f"<div>{teller.result()}</div>"
+        lines = "".join(f"<div>{escape(line)}</div>" for line in teller.lines(ledger, status))
         share = done / total if total else 0.0
         return (
-            f'<div><div><b>round {self._rounds.number}</b> <progress max="1" '
+            f'<div><div><b>{escape(words)}</b> <progress max="1" '
             f'value="{share:.4f}" style="width:16em">{percent_text(share)}</progress> '
-            f"{done:,} of {total:,} toys</div>{lines}{drawing}</div>"
+            f"{done:,} of {total:,} {teller.noun}</div>{lines}{teller.drawing()}</div>"
         )
+
+
+def teller(ledger: Ledger) -> Teller:
+    """Give who can say how a campaign goes.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        Of any kind.
+
+    Returns
+    -------
+    Teller
+        That of its kind.
+    """
+    made: Teller = words_of(ledger.identity.kind).Teller()
+    return made
 
 
 def notebook_watch() -> Callable[[Ledger, Status], None] | None:
@@ -308,11 +386,10 @@ def settled(ledger: Ledger) -> bool:
     bool
         True if nothing more is to be expected.
     """
-    told = account(ledger)
-    last = told.progress.last
-    if told.state != "finished" or last is None:
-        return False
-    return not told.imprecise or time() - last > QUIET_S
+    state, last = words_of(ledger.identity.kind).state(ledger), ledger.progress().last
+    if state == "waiting" and last is not None:
+        return time() - last > QUIET_S
+    return bool(state == "finished")
 
 
 def _lines(ledger: Ledger, status: Status, found: Limit | None) -> tuple[str, ...]:
