@@ -229,8 +229,8 @@ def close_workers(cluster: SpecCluster, told: Collection[str] = ()) -> set[str]:
     return cast("set[str]", cluster.sync(close))  # type: ignore[no-untyped-call]
 
 
-def threads_of(client: Client) -> int:
-    """Count the threads of all workers.
+def threads_of(client: Client) -> list[int]:
+    """Count the threads of each worker.
 
     Parameters
     ----------
@@ -239,8 +239,8 @@ def threads_of(client: Client) -> int:
 
     Returns
     -------
-    int
-        Their number, now.
+    list of int
+        Their numbers, one for each worker that is there now.
 
     Raises
     ------
@@ -248,12 +248,12 @@ def threads_of(client: Client) -> int:
         If the scheduler is not there any more.
     """
 
-    async def count() -> int:
+    async def count() -> list[int]:
         scheduler: Any = client.scheduler
-        return sum((await scheduler.ncores()).values())
+        return list((await scheduler.ncores()).values())
 
     try:
-        return int(sync(cast("IOLoop", client.loop), count))
+        return sync(cast("IOLoop", client.loop), count)
     except OSError as error:
         raise SiteError(f"the connection to the scheduler is lost ({words(error)})") from None
 

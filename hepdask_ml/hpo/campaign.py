@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from hashlib import blake2b
+from numbers import Integral
 from pathlib import Path
 from shutil import rmtree
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from weakref import finalize
 
 import hepdask_ml
@@ -19,6 +20,7 @@ from hepdask_ml.campaign.ledger import MEMORY, Identity, read_ledger
 from hepdask_ml.config import nearest
 from hepdask_ml.errors import CampaignError, InputError, late
 from hepdask_ml.facility.scheduler import threads_of
+from hepdask_ml.hpo.dimensions import Choice, Fixed, Integer
 from hepdask_ml.hpo.kept import Housekeeping
 from hepdask_ml.hpo.optimisers import DEFAULT, find
 from hepdask_ml.hpo.pruning import pruner
@@ -31,6 +33,7 @@ from hepdask_ml.hpo.trials import Objective
 from hepdask_ml.hpo.values import identity
 from hepdask_ml.training import state
 from hepdask_ml.training.checkpoint import Checkpoints
+from hepdask_ml.training.context import ROWS
 from hepdask_ml.training.runner import TrialRunner
 
 if TYPE_CHECKING:
@@ -156,12 +159,15 @@ def search(  # noqa: PLR0913 - options, all keyword-only
     True
     """
     aims = _objectives(objectives)
-    limits = (constraints,) if isinstance(constraints, str) else tuple(constraints)
+    limits = _names("constraints", constraints)
     _check(train, mode, keep, aims, limits)
+    times = [_seconds(*each) for each in (("block_s", block_s), ("interval_s", interval_s))]
+    seed = _whole("seed", seed)
     parts = None if segments is None else read_segments(segments)
     spaces = _spaces(space, parts)
     proposers = _proposers(optimiser, spaces)
-    name = optimiser if isinstance(optimiser, str) else _name(next(iter(proposers.values())))
+    name = ", ".join(dict.fromkeys(map(_name, proposers.values())))
+    name = optimiser if isinstance(optimiser, str) else name
     if len(aims) > 1 and not all(proposer.several for proposer in proposers.values()):
         raise InputError(
             f"the optimiser {name} takes one objective, and there are {len(aims)}: choose "
@@ -172,7 +178,7 @@ def search(  # noqa: PLR0913 - options, all keyword-only
         raise InputError("trials with several objectives cannot be pruned: leave pruning out")
     _check_epochs(epochs, spaces, rule)
     trials = _n_trials(n_trials, spaces)
-    warm = {} if warm_start is None else _warm(warm_start, aims, spaces)
+    warm = {} if warm_start is None else _warm(warm_start, aims, limits, spaces)
     strategy = SearchStrategy(
         spaces=spaces,
         optimisers=proposers,
@@ -183,17 +189,17 @@ def search(  # noqa: PLR0913 - options, all keyword-only
         pruner=rule,
         mode=mode,
         parallel=None if parallel is None else _at_least_one("parallel", parallel),
-        seed=int(seed),
+        seed=seed,
         warm=warm,
     )
     runner = TrialRunner(
         train,
         losses=tuple(aim.name for aim in aims),
-        seed=int(seed),
+        seed=seed,
         inputs={part.name: part.inputs for part in parts or ()},
         fixed={part.name: part.params for part in parts or ()},
-        block_s=float(block_s),
-        interval_s=float(interval_s),
+        block_s=times[0],
+        interval_s=times[1],
     )
     return Search(
         identity=Identity(
@@ -204,7 +210,7 @@ def search(  # noqa: PLR0913 - options, all keyword-only
                 "objectives": [[aim.name, aim.maximise] for aim in aims],
                 "constraints": list(limits),
                 "epochs": epochs,
-                "pruning": None if rule is None else repr(rule),
+                "pruning": None if rule is None else _text(rule),
                 "mode": mode,
                 "space": _digest([each and each.to_json() for each in spaces.values()]),
                 "segments": _digest([[part.name, part.params] for part in parts or ()]),
@@ -213,7 +219,7 @@ def search(  # noqa: PLR0913 - options, all keyword-only
                 ),
             },
             version=hepdask_ml.__version__,
-            seeds=(int(seed),),
+            seeds=(seed,),
         ),
         strategy=strategy,
         runner=runner,
@@ -228,7 +234,8 @@ def search(  # noqa: PLR0913 - options, all keyword-only
             "optimiser": name,
             "mode": mode,
         },
-        tolerant=not retry_failed,
+        tolerant=True,
+        retries=retry_failed,
         checkpoints=None if checkpoints is None else str(checkpoints),
         keep=keep,
         follow=followers(follow),
@@ -329,7 +336,11 @@ class Search(Campaign[SearchResult]):
                 root = self._root(ledger)
         place = f"{root}/{trial.key}"
         parts = Checkpoints(place).read(trial.checkpoint).parts
-        kept = {name: part for name, part in parts.items() if not name.startswith(state.OURS)}
+        kept = {
+            name: part
+            for name, part in parts.items()
+            if name != ROWS and not name.startswith(state.OURS)
+        }
         state.restore(objects, kept)
         return kept
 
@@ -341,8 +352,10 @@ class Search(Campaign[SearchResult]):
         told: threading.Event,
     ) -> SearchResult:
         if self.strategy.parallel is None:
-            there = threads if client is None else threads_of(client)
-            self.strategy.parallel = max(there // (self._gang or 1), 1) if there else None
+            there = [threads] if client is None else threads_of(client)
+            # A worker holds one rank of a gang, however many threads it has.
+            most = sum(there) if self._gang is None else len(there) // self._gang
+            self.strategy.parallel = max(most, 1) if there else None
         tracking = Tracking(self._follow)
         housekeeping: Housekeeping | None = None
 
@@ -404,12 +417,19 @@ def _objectives(asked: str | Sequence[str] | Mapping[str, str]) -> tuple[Objecti
     if isinstance(asked, str):
         return (Objective(asked),)
     if not isinstance(asked, Mapping):
-        return tuple(map(Objective, asked))
+        return tuple(map(Objective, _names("objectives", asked)))
     ways = {"minimise": False, "minimize": False, "maximise": True, "maximize": True}
     for name, way in asked.items():
-        if way not in ways:
+        if way not in list(ways):  # it may be unhashable
             raise InputError(f"objectives.{name} is {way!r}: give minimise or maximise")
     return tuple(Objective(name, ways[way]) for name, way in asked.items())
+
+
+def _names(what: str, asked: Any) -> tuple[str, ...]:
+    names = [asked] if isinstance(asked, str) else asked
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{what} is {asked!r}: give a name, or a list of names")
+    return tuple(names)
 
 
 def _check(
@@ -436,6 +456,8 @@ def _check(
 def _spaces(space: Any, parts: Sequence[Segment] | None) -> dict[str, Space | None]:
     """Give the space of each segment."""
     if parts is None:
+        if isinstance(space, list | tuple):
+            raise InputError("a list of spaces is for segments: give one space, or segments")
         return {"": None if space is None else Space.read(space)}
     if isinstance(space, list | tuple):
         if len(space) != len(parts):
@@ -458,14 +480,22 @@ def _spaces(space: Any, parts: Sequence[Segment] | None) -> dict[str, Space | No
 def _proposers(
     asked: str | Optimiser | Mapping[str, Optimiser], spaces: Mapping[str, Space | None]
 ) -> dict[str, Optimiser]:
-    if isinstance(asked, str):
-        return dict.fromkeys(spaces, find(asked))
-    if not isinstance(asked, Mapping):
-        return dict.fromkeys(spaces, asked)
-    lacking = [segment for segment in spaces if segment not in asked]
-    if lacking:
-        raise InputError(f"segment {lacking[0]} has no optimiser: give one for each segment")
-    return {segment: asked[segment] for segment in spaces}
+    one = find(asked) if isinstance(asked, str) else asked
+    each = one if isinstance(one, Mapping) else dict.fromkeys(spaces, one)
+    found = {}
+    for segment, space in spaces.items():
+        proposer = each.get(segment)
+        if not callable(getattr(proposer, "propose", None)):
+            raise InputError(
+                f"the optimiser is {asked!r}: give the name of one, such as {DEFAULT}, an object "
+                "with a method propose(), or one for each segment"
+            )
+        found[segment] = cast("Optimiser", proposer)
+        if space is None and not getattr(proposer, "unchecked", False):
+            raise InputError(
+                f"there is no space for the optimiser {_name(found[segment])}: say what may vary"
+            )
+    return found
 
 
 def _name(proposer: Optimiser) -> str:
@@ -480,11 +510,45 @@ def _check_epochs(
             raise InputError("trials of one epoch cannot be pruned: give epochs")
         return
     for space in spaces.values():
-        if space is not None and epochs not in space.dimensions:
+        if space is None:
+            continue
+        if epochs not in space.dimensions:
             raise InputError(
                 f'epochs is "{epochs}", which is no parameter of the space: give a number or the '
                 "name of one"
             )
+        dimension = space.dimensions[epochs]
+        whole = isinstance(dimension, Integer | Choice | Fixed) and not dimension.when
+        for value in _ends(dimension) if whole else [None]:
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(
+                    f"{epochs} holds the epochs: let it have whole numbers from 1 on, without when"
+                )
+
+
+def _ends(dimension: Any) -> Sequence[Any]:
+    """Give the least and the largest value of a parameter, or all of them."""
+    if isinstance(dimension, Integer):
+        return dimension.low, dimension.high
+    return dimension.values if isinstance(dimension, Choice) else (dimension.value,)
+
+
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise InputError(f"{name} is {value!r}: it must be a whole number")
+    return int(value)
+
+
+def _seconds(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+        raise InputError(f"{name} is {value!r}: it must be a number of seconds")
+    return float(value)
+
+
+def _text(rule: Pruner) -> str:
+    """Give a pruner in words that are the same in the next process."""
+    plain = type(rule).__repr__ is object.__repr__
+    return type(rule).__qualname__ if plain else repr(rule)
 
 
 def _at_least_one(name: str, value: Any) -> int:
@@ -501,7 +565,10 @@ def _n_trials(asked: int | None, spaces: Mapping[str, Space | None]) -> int:
 
 
 def _warm(
-    source: str | Path, aims: Sequence[Objective], spaces: Mapping[str, Space | None]
+    source: str | Path,
+    aims: Sequence[Objective],
+    limits: Sequence[str],
+    spaces: Mapping[str, Space | None],
 ) -> dict[str, tuple[Past, ...]]:
     """Give the trials of an older search that have a loss, and lie in the space."""
     with read_ledger(source) as ledger:
@@ -511,6 +578,11 @@ def _warm(
         raise InputError(
             f"{source} is a search with the objectives {names}: it cannot warm up this one"
         )
+    if older.constraints != tuple(limits):
+        names = ", ".join(older.constraints) or "none"
+        raise InputError(
+            f"{source} is a search with the constraints {names}: it cannot warm up this one"
+        )
     found = {}
     for segment, space in spaces.items():
         trials = [
@@ -518,7 +590,7 @@ def _warm(
             for trial in older.trials
             if trial.segment == segment and trial.state in ("complete", "pruned")
         ]
-        known = [past_of(trial, aims, i - len(trials)) for i, trial in enumerate(trials)]
+        known = [past_of(trial, aims, limits, i - len(trials)) for i, trial in enumerate(trials)]
         found[segment] = tuple(
             # What the optimiser of that search remembers says nothing to this one's.
             replace(past, attributes={})

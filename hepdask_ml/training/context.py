@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from hepdask_ml.errors import HepdaskError, InputError
 from hepdask_ml.training import state as states
-from hepdask_ml.training.ranks import ALONE, batches
+from hepdask_ml.training.ranks import ALONE, batches, seed_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -256,6 +256,8 @@ class Context:
             self._parts = {name: part for name, part in checkpoint.parts.items() if name != ROWS}
             states.restore(state, self._parts)
             self._next, self.reference = checkpoint.epoch, checkpoint.reference
+        if self.rank:
+            states.seed(seed_of(self.seed, self._next, self.rank))
         self._lap = monotonic()
         return self._next
 
@@ -303,7 +305,7 @@ class Context:
         """
         due = self._next
         if due is None:  # it has no checkpoints, and does all of its epochs again
-            due = epoch if epoch <= self.start else self.start
+            due = epoch if 0 <= epoch <= self.start else self.start
         if epoch != due:
             raise InputError(
                 f"epoch {epoch} was reported, and epoch {due} is due: begin with the epoch that "
@@ -343,7 +345,8 @@ class Context:
             If an epoch is not reported.
         """
         epoch, took, saved = self.load(**state), 0.0, monotonic()
-        while not self._is_to_stop():
+        end = self._is_to_stop()
+        while not end:  # who is to stop just after this was asked is not left without a checkpoint
             yield epoch
             if self.done != epoch + 1:
                 raise InputError(
@@ -424,8 +427,9 @@ def numbers_of(given: Any, names: tuple[str, ...]) -> dict[str, float]:
 def _number(name: str, value: Any) -> float:
     try:
         # A tensor or an array of one element is taken for the number in it.
-        if isinstance(value, Real) or hasattr(value, "__float__"):
-            return float(value)
+        single = value.item() if callable(getattr(value, "item", None)) else value
+        if isinstance(single, Real) or hasattr(single, "__float__"):
+            return float(single)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{name} is no single number ({error}): give one") from None
     raise InputError(f"{name} is a {type(value).__name__}: it must be a number")

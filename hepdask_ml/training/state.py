@@ -113,8 +113,7 @@ def session(seed: int) -> Iterator[None]:
         32 bits.
     """
     before = random.getstate(), _numpy_state()
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - the global one is what objectives may use
+    _seed(seed)
     with_torch.forget_peak()
     try:
         with with_torch.seeded(seed):
@@ -122,6 +121,25 @@ def session(seed: int) -> Iterator[None]:
     finally:
         random.setstate(before[0])
         _set_numpy_state(before[1])
+
+
+def seed(number: int) -> None:
+    """Let the global generators of Python, numpy and torch begin at a seed.
+
+    Parameters
+    ----------
+    number : int
+        32 bits.
+    """
+    _seed(number)
+    torch = with_torch.loaded()
+    if torch is not None:
+        torch.manual_seed(number)
+
+
+def _seed(number: int) -> None:
+    random.seed(number)
+    np.random.seed(number)  # noqa: NPY002 - the global one is what objectives may use
 
 
 def memory_mb() -> float | None:

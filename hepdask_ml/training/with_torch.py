@@ -52,7 +52,7 @@ def library() -> Any:
         return import_module("torch")
     except ModuleNotFoundError:
         raise InputError(
-            "this checkpoint holds tensors of PyTorch: install hepdask-ml[train]"
+            "PyTorch is needed here, and is not installed: install hepdask-ml[train]"
         ) from None
 
 
@@ -162,7 +162,7 @@ def seeded(number: int) -> Iterator[None]:
     torch = loaded()
     if torch is not None:
         before = random_states()
-        torch.manual_seed(number)
+        _seed(torch, number)
         try:
             yield
         finally:
@@ -175,6 +175,12 @@ def seeded(number: int) -> Iterator[None]:
     finally:
         if waiting in sys.meta_path:
             sys.meta_path.remove(waiting)
+
+
+def _seed(torch: Any, number: int) -> None:
+    # Without a GPU manual_seed leaves a call for it behind, each time, for when there is one.
+    everywhere = torch.cuda.is_available()
+    (torch.manual_seed if everywhere else torch.default_generator.manual_seed)(number)
 
 
 class _Seed(MetaPathFinder):
@@ -198,7 +204,7 @@ class _Seed(MetaPathFinder):
 
             def execute_and_seed(module: ModuleType) -> None:
                 execute(module)
-                module.manual_seed(self._number)
+                _seed(module, self._number)
 
             spec.loader.exec_module = execute_and_seed  # type: ignore[method-assign]
         return spec
