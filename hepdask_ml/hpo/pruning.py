@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 from statistics import median
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from hepdask_ml.config import nearest
 from hepdask_ml.errors import InputError
@@ -27,6 +27,7 @@ STARTUP = 5
 """Trials that must have come to a rung before the median counts."""
 
 
+@runtime_checkable
 class Pruner(Protocol):
     """Says at which epochs trials are compared, and which go on."""
 
@@ -64,15 +65,27 @@ class Median:
         Trials that must have come to a rung before one is stopped there.
     by_round : bool
         False.
+
+    Raises
+    ------
+    InputError
+        If there is no such number.
     """
 
     startup: int = STARTUP
     by_round: bool = False
 
+    def __post_init__(self) -> None:
+        if self.startup < 1:
+            raise InputError(f"startup is {self.startup}: it must be 1 or more")
+
     def rungs(self, epochs: int) -> tuple[int, ...]:
-        """Give each tenth of the epochs."""
-        step = ceil(epochs / 10)
-        return tuple(range(step, epochs, step))
+        """Give a quarter, a half and three quarters of the epochs.
+
+        More rungs would cost more than they save: at each of them half of what is average goes.
+        """
+        parts = {ceil(epochs * quarter / 4) for quarter in (1, 2, 3)}
+        return tuple(sorted(part for part in parts if part < epochs))
 
     def kept(self, losses: Mapping[int, float], numbers: set[int]) -> set[int]:
         """Keep what is not worse than the median of the others."""
@@ -94,10 +107,19 @@ class Halving:
         One of so many goes on, for so many times the epochs.
     by_round : bool
         True.
+
+    Raises
+    ------
+    InputError
+        If there is no such number.
     """
 
     reduction: int = REDUCTION
     by_round: bool = True
+
+    def __post_init__(self) -> None:
+        if self.reduction < 2:
+            raise InputError(f"reduction is {self.reduction}: it must be 2 or more")
 
     def rungs(self, epochs: int) -> tuple[int, ...]:
         """Give the epochs divided by powers of the reduction."""
@@ -135,8 +157,10 @@ def pruner(asked: Any) -> Pruner | None:
     InputError
         If there is none of this name.
     """
+    if asked is not None and not isinstance(asked, str | Pruner):
+        raise InputError(f"pruning is {asked!r}: give median, halving, or an object that prunes")
     if not isinstance(asked, str):
-        return asked  # type: ignore[no-any-return]
+        return asked
     if asked in PRUNERS:
         return PRUNERS[asked]
     near = nearest(asked, list(PRUNERS))

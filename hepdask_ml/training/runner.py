@@ -68,7 +68,7 @@ class TrialRunner:
 
     def run(self, block: Block, enough: Callable[[], bool], ranks: Ranks = ALONE) -> Done:
         """Work a block: call the objective once, in each of the ranks."""
-        if ranks is ALONE and enough():
+        if block.start == block.stop or (ranks is ALONE and enough()):
             return Done(block.start, b"")
         context = self.context(block, enough, ranks)
         try:
@@ -153,6 +153,10 @@ class TrialRunner:
             return None
         except (HepdaskError, WorkerFault):
             raise
+        except SystemExit as error:  # it would end the worker's thread, and nobody were told
+            raise HepdaskError(
+                f"the objective has called sys.exit({error.code!r}): let it return, or raise"
+            ) from error
         except Exception as error:
             raise HepdaskError(_located(error)) from error
         return None if value is None else numbers_of(value, self.losses)
@@ -190,7 +194,8 @@ class TrialRunner:
         numbers = {**last, **(value or {})}
         if not set(self.losses) <= numbers.keys():
             raise missing(self.losses, numbers)
-        return Done(block.stop, self._result(context, value, finished=not whole))
+        finished = not whole or context.diverged
+        return Done(block.stop, self._result(context, value, finished=finished))
 
     def _result(
         self, context: Context, value: Mapping[str, float] | None, *, finished: bool
