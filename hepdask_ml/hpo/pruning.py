@@ -2,9 +2,9 @@
 
 References
 ----------
-K. Jamieson, A. Talwalkar, Proc. AISTATS (2016) 240 (successive halving);
-L. Li et al., Proc. MLSys 2 (2020) 230 (its asynchronous form);
-D. Golovin et al., Proc. KDD (2017) 1487, section 3.2 (the median rule).
+| K. Jamieson, A. Talwalkar, Proc. AISTATS (2016) 240 (successive halving)
+| L. Li et al., Proc. MLSys 2 (2020) 230 (its asynchronous form)
+| D. Golovin et al., Proc. KDD (2017) 1487, section 3.2 (the median rule)
 """
 
 from __future__ import annotations

@@ -124,7 +124,11 @@ class Context:
 
     @property
     def seed(self) -> int:
-        """A seed of 32 bits that belongs to the trial: the same in every attempt."""
+        """A seed of 32 bits that belongs to the trial: the same in every attempt.
+
+        The global generators of Python, NumPy and torch begin at it.  Where several threads of a
+        process train they share these, so draw from generators of your own there.
+        """
         return self.place.seed
 
     @property
@@ -318,7 +322,8 @@ class Context:
             numbers_of(metrics, self.losses), self.world > 1 and self._wants_to_stop(reported=True)
         )
         if epoch >= self.start:
-            self.rows.append([epoch, numbers, round(now - self._lap, 6), samples])
+            counted = None if samples is None else int(samples)
+            self.rows.append([int(epoch), numbers, round(now - self._lap, 6), counted])
         self.stopped = self.stopped or wanted
         self.diverged = any(not isfinite(numbers.get(name, 0.0)) for name in self.losses)
         self._next, self._lap = epoch + 1, now
