@@ -1,0 +1,1 @@
+"""Data: from what an analysis has to what its models and its training take."""
