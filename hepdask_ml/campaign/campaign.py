@@ -81,9 +81,11 @@ class Campaign(Generic[Result]):
         Time that a block should take, in seconds.
     tolerant : bool
         Whether a unit that was given up is a result like others, and no failure of the campaign.
+    retries : bool
+        Whether units that were given up before are tried again.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of a kind, all keyword-only
         self,
         *,
         identity: Identity,
@@ -94,6 +96,7 @@ class Campaign(Generic[Result]):
         facts: Mapping[str, Any] | None = None,
         target_s: float = TARGET_S,
         tolerant: bool = False,
+        retries: bool = True,
     ) -> None:
         self.identity = identity
         self.strategy = strategy
@@ -102,7 +105,7 @@ class Campaign(Generic[Result]):
         self._summary = summary
         self.facts = dict(facts or {})
         self._target_s = target_s
-        self._tolerant = tolerant
+        self._tolerant, self._retries = tolerant, retries
         self._kept: Ledger | None = None  # in memory
         self._status: Status | None = None
 
@@ -188,7 +191,7 @@ class Campaign(Generic[Result]):
             records = ledger.records()
             if any(record.open for record in records):
                 return False
-            if any(record.error is not None for record in records) and not self._tolerant:
+            if any(record.error is not None for record in records) and self._retries:
                 return False
             return bool(records) and not self.strategy.plan(ledger)
 
@@ -219,6 +222,8 @@ class Campaign(Generic[Result]):
         """
         if self._kept is not None:
             return self._summary(self._kept)
+        if self.path == MEMORY:
+            raise CampaignError("the campaign was not run yet: call run() or start()")
         with read_ledger(self.path) as ledger:
             return self._summary(ledger)
 
@@ -249,7 +254,13 @@ class Campaign(Generic[Result]):
                 runner = self._runner_for(ledger)
                 link = DaskLink(client, ledger.campaign, runner, self._target_s)
             drive(
-                ledger, self.strategy, link, told, self._watching(watch), tolerant=self._tolerant
+                ledger,
+                self.strategy,
+                link,
+                told,
+                self._watching(watch),
+                tolerant=self._tolerant,
+                retries=self._retries,
             )
             if watch is not None:
                 watch(ledger, Status(ledger.progress()))

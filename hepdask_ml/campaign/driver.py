@@ -35,6 +35,7 @@ def drive(
     watch: Watcher | None = None,
     *,
     tolerant: bool = False,
+    retries: bool = True,
 ) -> None:
     """Run a campaign to its end.
 
@@ -51,7 +52,9 @@ def drive(
     watch : callable, optional
         Is shown the ledger, and what was collected, at least twice a second.
     tolerant : bool
-        Whether a unit that was given up is a result like others: it is not tried again.
+        Whether a unit that was given up is a result like others.
+    retries : bool
+        Whether units that were given up before are tried again.
 
     Raises
     ------
@@ -63,7 +66,7 @@ def drive(
     SiteError
         If the workers cannot be used or reached.
     """
-    if not tolerant:
+    if retries:
         ledger.retry()
     try:
         _rounds(ledger, strategy, link, told, watch)

@@ -139,6 +139,8 @@ class Ledger:
         self._db = connection
         self._lock = lock
         self._token = uuid4().hex
+        self._records: dict[int, Record] = {}
+        self._versions: dict[int, tuple[int, int, int, str | None]] = {}
         row = self._one(
             "SELECT kind, content, configuration, version, seeds, campaign, facts, schema "
             "FROM identity"
@@ -175,16 +177,22 @@ class Ledger:
 
     def records(self) -> list[Record]:
         """Give every unit, in the order in which they were planned."""
-        rows = self._all(
+        now = self._all("SELECT id, total, done, error FROM unit ORDER BY id")
+        # Of thousands of units few have changed since the last look.
+        changed = [row[0] for row in now if self._versions.get(row[0]) != row]
+        for unit in changed:
+            self._records[unit] = self._record(unit)
+        self._versions = {row[0]: row for row in now}
+        return [self._records[row[0]] for row in now]
+
+    def _record(self, unit: int) -> Record:
+        key, total, spec, title, grain, ordered, seed, done, error = self._one(
             "SELECT key, total, spec, title, grain, ordered, seed, done, error FROM unit "
-            "ORDER BY id"
+            "WHERE id = ?",
+            (unit,),
         )
-        return [
-            Record(
-                Unit(key, total, json.loads(spec), title, grain, bool(ordered)), seed, done, error
-            )
-            for key, total, spec, title, grain, ordered, seed, done, error in rows
-        ]
+        of = Unit(key, total, json.loads(spec), title, grain, bool(ordered))
+        return Record(of, seed, done, error)
 
     def results(self, key: str, seed: int | None = None) -> list[tuple[int, int, bytes]]:
         """Give ``(start, stop, result)`` of the blocks of a unit, by rising start.
@@ -445,9 +453,9 @@ class Ledger:
         with _sentences(self.path):
             return self._db.execute(query, values).fetchall()
 
-    def _one(self, query: str) -> Any:
+    def _one(self, query: str, values: Sequence[Any] = ()) -> Any:
         with _sentences(self.path):
-            return self._db.execute(query).fetchone()
+            return self._db.execute(query, values).fetchone()
 
 
 def open_ledger(

@@ -305,7 +305,7 @@ class Search(Campaign[SearchResult]):
         """Draw the search so far; see `SearchResult.plot`."""
         return self.results().plot(kind, segment)
 
-    def load(self, trial: Trial, **objects: Any) -> Mapping[str, bytes]:
+    def load(self, trial: Trial | None, **objects: Any) -> Mapping[str, bytes]:
         """Load what a trial has saved last.
 
         Parameters
@@ -327,6 +327,8 @@ class Search(Campaign[SearchResult]):
         HepdaskError
             If the checkpoint was removed, or is damaged.
         """
+        if trial is None:
+            raise InputError("no trial was given: the search has no best one yet")
         if trial.checkpoint is None:
             raise InputError(f"{trial.unit.title} has saved no checkpoint: save one when training")
         if self._kept is not None:
@@ -374,6 +376,8 @@ class Search(Campaign[SearchResult]):
             self._before_the_end.enter_context(tracking)
             found = super()._run(client, threads, look, told)
         found = replace(found, warnings=(*found.warnings, *tracking.warnings))
+        if not found.trials:
+            raise CampaignError("the optimiser has proposed no trial: choose another one")
         if not (found.of("complete") or found.of("pruned")):
             first = next((trial for trial in found.trials if trial.error), None)
             why = "" if first is None else f", {first.unit.title} with ({first.error})"

@@ -9,6 +9,7 @@ should outlive its cluster is a campaign.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import inf
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -75,7 +76,8 @@ def search_graph(  # noqa: PLR0913 - options, all keyword-only
     parallel : int
         Trials of a round, in all segments together.
     checkpoints : str or Path, optional
-        Folder or URL for checkpoints; without one, trials cannot save any.
+        Folder or URL for checkpoints, in a folder of this graph; without one, trials cannot save
+        any.
 
     Returns
     -------
@@ -110,9 +112,10 @@ def search_graph(  # noqa: PLR0913 - options, all keyword-only
     each = campaign.strategy.width
     strategy = replace(campaign.strategy, n_trials=rounds * each)
     facts = {**campaign.facts, "n_trials": rounds * each}
-    place = None if checkpoints is None else str(checkpoints)
-    runner = replace(campaign.runner, checkpoints=place)
     token = uuid4().hex[:12]
+    place = None if checkpoints is None else f"{checkpoints}/{token}"
+    # One call works a trial to its end.
+    runner = replace(campaign.runner, checkpoints=place, block_s=inf)
     made: Any = _Made(seed=seed)
     size = each * len(strategy.spaces)
     for round_ in range(rounds):

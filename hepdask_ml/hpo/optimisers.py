@@ -106,7 +106,8 @@ class Proposal:
 class Optimiser(Protocol):
     """Says what to try next; it keeps nothing between two calls.
 
-    One with an attribute ``unchecked`` that is true may propose what is not in the space.
+    One with an attribute ``unchecked`` that is true may propose what is not in the space; one with
+    ``forgetful`` is not told the past, which does not matter to it.
     """
 
     @property

@@ -31,7 +31,7 @@ def _usable(name: str) -> str | None:
     """Refuse what cannot stand in a file's name: payloads put the segment's name there."""
     if not name.strip():
         return "it must not be empty"
-    if not name.isprintable() or set(name) & set("/\\"):
+    if not name.isprintable() or set(name) & set("/\\") or set(name) == {"."}:
         return "it must be fit for the name of a file"
     return None
 

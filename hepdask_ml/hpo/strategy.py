@@ -85,7 +85,7 @@ class SearchStrategy:
         if self._reader is None:
             self._reader = Reader(self.objectives, self.constraints)
         found = self._reader.read(history)
-        width = self._width(history)
+        width = self._width(found)
         return [
             unit
             for segment in self.spaces
@@ -97,10 +97,10 @@ class SearchStrategy:
         """Trials at once of a segment."""
         return max(1, ceil((self.parallel or PARALLEL) / len(self.spaces)))
 
-    def _width(self, history: History) -> int:
+    def _width(self, found: Mapping[str, Sequence[Trial]]) -> int:
         """Give the trials at once of a segment: a search that goes on keeps its rounds."""
-        records = history.records()
-        return records[0].unit.spec["width"] if records else self.width
+        first = next((trials[0] for trials in found.values()), None)
+        return self.width if first is None else int(first.unit.spec["width"])
 
     def _plan(self, segment: str, trials: list[Trial], width: int) -> list[Unit]:
         grown = [
@@ -116,10 +116,12 @@ class SearchStrategy:
 
     def _begun(self, segment: str, trials: Sequence[Trial], n: int, width: int) -> list[Unit]:
         number = len(trials)
-        past = (*self.warm.get(segment, ()), *map(self._past, trials))
-        space = self.spaces[segment]
+        optimiser, space = self.optimisers[segment], self.spaces[segment]
+        past: tuple[Past, ...] = ()
+        if not getattr(optimiser, "forgetful", False):
+            past = (*self.warm.get(segment, ()), *map(self._past, trials))
         seed = seeds.key(self.seed, f"{segment}/proposals/{number}")
-        proposals = self.optimisers[segment].propose(space, past, n, seed)  # type: ignore[arg-type]
+        proposals = optimiser.propose(space, past, n, seed)  # type: ignore[arg-type]
         round_ = 1 + max((trial.round for trial in trials), default=0)
         return [
             self._new(segment, number + i, round_, proposal, width)
@@ -193,10 +195,12 @@ class SearchStrategy:
         return min(later, default=trial.most)
 
     def _past(self, trial: Trial) -> Past:
-        return past_of(trial, self.objectives, trial.number)
+        return past_of(trial, self.objectives, self.constraints, trial.number)
 
 
-def past_of(trial: Trial, objectives: Sequence[Objective], number: int) -> Past:
+def past_of(
+    trial: Trial, objectives: Sequence[Objective], constraints: Sequence[str], number: int
+) -> Past:
     """Give a trial as an optimiser knows it.
 
     Parameters
@@ -205,20 +209,25 @@ def past_of(trial: Trial, objectives: Sequence[Objective], number: int) -> Past:
         The trial.
     objectives : sequence of Objective
         Those of the search.
+    constraints : sequence of str
+        Names of its constraints.
     number : int
         The number to give it.
 
     Returns
     -------
     Past
-        With its last losses where it was pruned, or waits; pending where it is running.
+        With its last losses where it was pruned, or waits; pending where it is running.  What was
+        pruned before it gave a constraint is taken for satisfying it: nobody knows better.
     """
     ended = trial.state in ("complete", "pruned") or trial.waiting
     return Past(
         number=number,
         params=trial.params,
         losses=trial.losses(objectives) if ended and len(trial.values) == len(objectives) else None,
-        constraints=tuple(trial.constraints.values()) if ended else (),
+        constraints=tuple(trial.constraints.get(name, 0.0) for name in constraints)
+        if ended
+        else (),
         attributes=trial.attributes,
         failed=trial.state == "failed",
     )

@@ -155,9 +155,9 @@ class SearchResult:
             raise InputError(
                 "a table of trials needs pandas: install hepdask-ml[hpo], or read trials"
             ) from None
-        rows = [self._row(trial) for trial in self.trials]
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        return pandas.DataFrame(rows, columns=names)
+        # Some parameters do not count in all trials.
+        params = dict.fromkeys(name for trial in self.trials for name in trial.params)
+        return pandas.DataFrame([self._row(trial, params) for trial in self.trials])
 
     def importances(self, segment: str | None = None) -> dict[str, float]:
         """Say how much each parameter matters for the first objective.
@@ -233,12 +233,12 @@ class SearchResult:
     def _eligible(self) -> Iterable[Trial]:
         return (trial for trial in self.trials if trial.state == "complete" and trial.feasible)
 
-    def _row(self, trial: Trial) -> dict[str, Any]:
+    def _row(self, trial: Trial, params: Iterable[str]) -> dict[str, Any]:
         row: dict[str, Any] = {"segment": trial.segment} if self.segments != ("",) else {}
         row |= {"number": trial.number, "state": trial.state}
         row |= {each.name: trial.values.get(each.name) for each in self.objectives}
         row |= {name: trial.constraints.get(name) for name in self.constraints}
-        row |= {f"params.{name}": value for name, value in trial.params.items()}
+        row |= {f"params.{name}": trial.params.get(name) for name in params}
         return row | {"epochs": trial.epochs, "seconds": trial.seconds, "error": trial.error}
 
     def _repr_html_(self) -> str:

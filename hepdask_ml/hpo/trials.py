@@ -157,7 +157,7 @@ class Trial:
 
 @dataclass(slots=True)
 class Reader:
-    """Reads the trials of one history again and again, and each ended one once.
+    """Reads the trials of a history again and again, and each ended one once.
 
     Attributes
     ----------
@@ -169,6 +169,7 @@ class Reader:
 
     objectives: tuple[Objective, ...]
     constraints: tuple[str, ...] = ()
+    _history: History | None = None
     _known: dict[tuple[int, str], tuple[tuple[int, int, str | None], Trial]] = field(
         default_factory=dict
     )
@@ -186,6 +187,8 @@ class Reader:
         dict of str to list of Trial
             By segment.
         """
+        if history is not self._history:
+            self._history, self._known = history, {}
         found: dict[str, list[Trial]] = {}
         for record in history.records():
             trial = self._trial(history, record)

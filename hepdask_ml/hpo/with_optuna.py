@@ -15,7 +15,9 @@ from __future__ import annotations
 import logging
 import warnings
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from hepdask_ml.hpo.axes import assembled, axes, told
@@ -52,6 +54,11 @@ class Optuna:
 
     name: str
     several: bool = True
+
+    @property
+    def forgetful(self) -> bool:
+        """Whether the past does not matter."""
+        return self.name == "optuna:random"
 
     def propose(self, space: Space, past: Sequence[Past], n: int, seed: int) -> list[Proposal]:
         """Give the next round."""
@@ -114,7 +121,7 @@ def _trial(
 ) -> Any:
     """Make the library's own record of a trial."""
     states = optuna.trial.TrialState
-    return optuna.trial.create_trial(
+    made = optuna.trial.create_trial(
         state=states.RUNNING if trial.pending else states.COMPLETE,
         values=trial.losses,
         params=params,
@@ -122,6 +129,22 @@ def _trial(
         system_attrs=dict(trial.attributes),
         constraints={str(i): value for i, value in enumerate(trial.constraints)},
     )
+    made.__class__ = _kind_of_trial(optuna)
+    return made
+
+
+@lru_cache(maxsize=1)
+def _kind_of_trial(optuna: Any) -> type:
+    """Give a record that nobody else holds: a study need not copy all that is in it.
+
+    To copy what is in hundreds of trials takes longer than to propose the next.
+    """
+
+    class Told(optuna.trial.FrozenTrial):  # type: ignore[misc]
+        def __deepcopy__(self, _: Any) -> Any:
+            return copy(self)
+
+    return Told
 
 
 def _asked(

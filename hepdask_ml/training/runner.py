@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,6 +148,7 @@ class TrialRunner:
             If it failed; the message says where.
         """
         params = {**self.fixed.get(block.spec["segment"], {}), **block.spec["params"]}
+        params = deepcopy(params)  # whatever is done to it, the next attempt has it as it was
         try:
             value = self.train(params, context)
         except Over:
