@@ -1,4 +1,4 @@
-"""Builds the native likelihood engine into the wheel, once for each instruction set.
+"""Builds the native code: the likelihood engine, once for each instruction set, and a small kernel.
 
 A C++ compiler of the system is used where there is one (``$CXX``, ``c++``, ``g++``, ``clang++``);
 elsewhere the build asks for ``ziglang``, a compiler that installs like any Python package.
@@ -21,6 +21,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 NATIVE = Path("hepdask_ml", "likelihood", "native")
+SCATTER = Path("hepdask_ml", "data", "native")
 FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
 X86_VARIANTS = {
     "base": ["-march=x86-64-v2"],
@@ -39,57 +40,80 @@ def system_compiler() -> list[str]:
 
 
 class EngineBuildHook(BuildHookInterface[Any]):
-    """Compiles ``engine.cpp`` for each instruction set and links all into one library."""
+    """Compiles both libraries; the engine has all instruction sets in one."""
 
     def dependencies(self) -> list[str]:
         """Ask for a packaged compiler only where the system has none."""
         return [] if system_compiler() else ["ziglang"]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
-        """Build the library next to its sources and mark the wheel as platform-specific."""
-        native = Path(self.root) / NATIVE
-        library = native / f"libengine{SUFFIX}"
-        build_library(native, library)
+        """Build the libraries next to their sources and mark the wheel as platform-specific."""
+        root = Path(self.root)
+        built = {
+            NATIVE / f"libengine{SUFFIX}": build_library,
+            SCATTER / f"libscatter{SUFFIX}": build_scatter,
+        }
+        for library, build in built.items():
+            build(root / library.parent, root / library)
         build_data["pure_python"] = False
         build_data["tag"] = (
             f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
         )
-        build_data["artifacts"].append(str(NATIVE / library.name))
+        build_data["artifacts"].extend(str(library) for library in built)
 
 
 def build_library(native: Path, library: Path) -> None:
-    """Compile the sources under ``native`` into ``library``."""
-    compiler = system_compiler() or [sys.executable, "-m", "ziglang", "c++"]
-    is_x86 = platform.machine().lower() in {"x86_64", "amd64"}
-    if not is_x86:
-        variants: dict[str, list[str]] = {"base": []}
-    elif "ziglang" in compiler:
-        variants = {
-            name: [f.replace("-march=x86-64-", "-mcpu=x86_64_") for f in flags]
-            for name, flags in X86_VARIANTS.items()
-        }
-    else:
-        variants = X86_VARIANTS
+    """Compile the sources of the engine under ``native`` into ``library``."""
+    variants = instruction_sets()
     units = [
         ("engine.cpp", f"engine_{name}", [*flags, f"-DENGINE=engine_{name}"])
         for name, flags in variants.items()
     ]
-    units.append(("dispatch.cpp", "dispatch", ["-DHAS_X86_VARIANTS"] if is_x86 else []))
+    units.append(("dispatch.cpp", "dispatch", ["-DHAS_X86_VARIANTS"] if len(variants) > 1 else []))
     units.append(("room.cpp", "room", []))
     # A fused product and sum rounds once and not twice: toys are to be the same on all processors.
     units.append(("throw.cpp", "throw", [*variants["base"], "-ffp-contract=off"]))
+    link(native, units, library)
+
+
+def build_scatter(native: Path, library: Path) -> None:
+    """Compile the kernel under ``native`` into ``library``, for all processors of the platform."""
+    # Wider registers gain nothing: it waits for memory.
+    link(native, [("scatter.cpp", "scatter", instruction_sets()["base"])], library)
+
+
+def compiler() -> list[str]:
+    """Give the command of the compiler that is used."""
+    return system_compiler() or [sys.executable, "-m", "ziglang", "c++"]
+
+
+def instruction_sets() -> dict[str, list[str]]:
+    """Give the flags of each instruction set; "base" is what all processors have."""
+    if platform.machine().lower() not in {"x86_64", "amd64"}:
+        return {"base": []}
+    if "ziglang" in compiler():
+        return {
+            name: [f.replace("-march=x86-64-", "-mcpu=x86_64_") for f in flags]
+            for name, flags in X86_VARIANTS.items()
+        }
+    return X86_VARIANTS
+
+
+def link(native: Path, units: list[tuple[str, str, list[str]]], library: Path) -> None:
+    """Compile the units, each a source with a name and flags of its own, into one library."""
+    command = compiler()
     with tempfile.TemporaryDirectory() as scratch:
 
         def compiled(unit: tuple[str, str, list[str]]) -> str:
             source, name, flags = unit
             made = f"{scratch}/{name}.o"
-            run([*compiler, *FLAGS, *flags, "-c", str(native / source), "-o", made])
+            run([*command, *FLAGS, *flags, "-c", str(native / source), "-o", made])
             return made
 
         with ThreadPoolExecutor() as pool:
             objects = list(pool.map(compiled, units))
         partial = Path(scratch) / library.name
-        run([*compiler, "-shared", *objects, "-o", str(partial)])
+        run([*command, "-shared", *objects, "-o", str(partial)])
         shutil.move(partial, library)
 
 
@@ -97,6 +121,4 @@ def run(command: list[str]) -> None:
     """Run one compiler command; its own words are the error."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(
-            f"compiling the likelihood engine failed: {shlex.join(command)}\n{done.stderr}"
-        )
+        raise SystemExit(f"compiling the native code failed: {shlex.join(command)}\n{done.stderr}")

@@ -1,0 +1,261 @@
+"""ROOT files, trees, branches: the one door to uproot and awkward, which need not be there.
+
+Only public names of uproot are used here and by those who read through this module: its files and
+sources, ``TBranch``, ``Model_TBasket`` and the interpretations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from os import pread
+from pathlib import Path
+from queue import SimpleQueue
+from typing import IO, Any
+from zlib import error as ZlibError
+
+from hepdask_ml.config import nearest
+from hepdask_ml.errors import InputError, words
+
+_SHOWN = 8
+_TREES = ("TTree", "TNtuple", "TNtupleD", "ROOT::RNTuple")
+
+
+class UnreadableFile(InputError):
+    """A file, or this copy of it, cannot be read; another copy may be whole."""
+
+
+@cache
+def library(name: str = "uproot") -> Any:
+    """Import uproot, or what comes with it.
+
+    Parameters
+    ----------
+    name : {"uproot", "awkward", "cramjam"}
+        Which.
+
+    Returns
+    -------
+    module
+        The library.
+
+    Raises
+    ------
+    InputError
+        If it is not installed.
+    """
+    try:
+        return import_module(name)
+    except ModuleNotFoundError:
+        raise InputError(f"ROOT files are read by {name}: install hepdask-ml[data]") from None
+
+
+@contextmanager
+def opened(url: str, **options: Any) -> Iterator[Any]:
+    """Open a ROOT file, and say in one sentence what is wrong with it.
+
+    Parameters
+    ----------
+    url : str
+        A local path, or a URL that fsspec knows.
+    **options
+        For ``uproot.open``, such as ``timeout``.
+
+    Yields
+    ------
+    object
+        What uproot opens.
+
+    Raises
+    ------
+    UnreadableFile
+        If it cannot be opened.
+    """
+    uproot = library()
+    with readable(url):
+        # As a mapping, so that no colon of the name is taken for the begin of a tree's name.
+        file = uproot.open({url: None}, **options)
+    with file:
+        yield file
+
+
+class _LocalBytes:
+    """Bytes of a local file, read when uproot asks for them, which takes this for a future."""
+
+    def __init__(self, file: IO[bytes], start: int, stop: int) -> None:
+        self._file = file
+        self._start = start
+        self._stop = stop
+
+    def result(self, timeout: float | None = None) -> bytes:  # noqa: ARG002
+        return pread(self._file.fileno(), self._stop - self._start, self._start)
+
+
+def local(url: str) -> Path | None:
+    """Give the path of a local file, or None for what fsspec has to fetch.
+
+    Parameters
+    ----------
+    url : str
+        A local path, or a URL.
+
+    Returns
+    -------
+    Path or None
+        Of the file.
+
+    Examples
+    --------
+    >>> local("root://host//store/a.root") is None
+    True
+    """
+    if "::" in url:
+        return None
+    path = Path(url.removeprefix("file://"))
+    return path if path.is_file() else None
+
+
+def chunks(tree: Any, ranges: Sequence[tuple[int, int]], file: IO[bytes] | None) -> list[Any]:
+    """Ask for bytes of a tree's file.
+
+    Parameters
+    ----------
+    tree : TTree
+        As uproot has it.
+    ranges : sequence of (int, int)
+        First byte and end of each piece.
+    file : file or None
+        The same file, if it is a local one: its bytes are then read where they are used, by
+        whichever thread does it.  Otherwise all are asked for in one request, and come while
+        others are used.
+
+    Returns
+    -------
+    list of Chunk
+        As uproot has them, in the order of the ranges.
+    """
+    if not ranges:
+        return []
+    source = tree.source
+    if file is None:
+        return list(source.chunks(list(ranges), SimpleQueue()))
+    kind = library().source.chunk.Chunk
+    return [kind(source, start, stop, _LocalBytes(file, start, stop)) for start, stop in ranges]
+
+
+@contextmanager
+def readable(what: str) -> Iterator[None]:
+    """Say in one sentence that something cannot be read, whoever finds out.
+
+    Parameters
+    ----------
+    what : str
+        The file, and what of it.
+
+    Raises
+    ------
+    UnreadableFile
+        For what the file system, uproot and the decompressors raise.
+    InputError
+        If a library that fsspec asks for is not installed.
+    """
+    uproot = library()
+    codecs = library("cramjam")
+    try:
+        yield
+    except InputError:
+        raise
+    except ImportError as error:
+        raise InputError(
+            f"{what} needs what is not installed ({words(error)}): install hepdask-ml[data]"
+        ) from None
+    except OSError as error:
+        raise UnreadableFile(
+            f"{what} cannot be read ({error.strerror or words(error)}): check that it is there, "
+            "and that you may read it"
+        ) from None
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        AssertionError,
+        NotImplementedError,
+        EOFError,
+        codecs.DecompressionError,
+        ZlibError,
+        uproot.deserialization.DeserializationError,
+    ) as error:
+        raise UnreadableFile(
+            f"{what} is damaged, or no ROOT file that can be read ({words(error)}): make or fetch "
+            "it again"
+        ) from None
+
+
+def tree_of(file: Any, name: str | None, url: str) -> Any:
+    """Find a tree in a file.
+
+    Parameters
+    ----------
+    file : object
+        What `opened` gives.
+    name : str or None
+        Its name, folders included; None where there is only one.
+    url : str
+        Of the file, for messages.
+
+    Returns
+    -------
+    TTree or RNTuple
+        As uproot has it.
+
+    Raises
+    ------
+    InputError
+        If there is none of that name, or more than one to choose from.
+    """
+    with readable(url):
+        kinds = file.classnames(recursive=True, cycle=False)
+    trees = [key for key, kind in kinds.items() if kind in _TREES]
+    shown = ", ".join(trees[:_SHOWN]) + (", ..." if len(trees) > _SHOWN else "")
+    if not trees:
+        raise InputError(f"{url} has no tree: give a file of events")
+    if name is None:
+        if len(trees) > 1:
+            raise InputError(f"{url} has {len(trees)} trees, {shown}: name the one to be read")
+        name = trees[0]
+    if name.partition(";")[0] not in trees:
+        near = nearest(name, trees) or [f"there is {shown}"]
+        raise InputError(f'{url} has no tree "{name}": {near[0]}')
+    with readable(f"{url}:{name}"):
+        return file[name]
+
+
+def branch_of(tree: Any, name: str, where: str) -> Any:
+    """Find a branch of a TTree, or a field of an RNTuple.
+
+    Parameters
+    ----------
+    tree : TTree or RNTuple
+        What `tree_of` gives.
+    name : str
+        As uproot names it.
+    where : str
+        The file and the tree, for messages.
+
+    Returns
+    -------
+    TBranch or RField
+        As uproot has it.
+
+    Raises
+    ------
+    InputError
+        If there is none of that name; the most similar one is named.
+    """
+    try:
+        return tree[name]
+    except KeyError:
+        near = nearest(name, tree.keys()) or ["give one of those that it has"]
+        raise InputError(f'{where} has no branch "{name}": {near[0]}') from None
