@@ -4,13 +4,15 @@ It knows one loss and neither constraints nor conditions: an infeasible trial is
 loss that was seen, and an inactive parameter stands in the middle of its range.  The first ten
 trials are random.  Where a point would be tried a second time, a random one is taken.
 
-The trials of a round are asked for one after the other, as if each had ended with the best loss so
-far (*constant liar*).  Those that were pending before are told with the mean loss instead: a
-lie that stays from call to call must not look like success, which harms a search that asks for one
-trial whenever one ends.  The library would fit the surrogate's hyperparameters
-again after every lie; here they are fitted once, to what is true, and a lie only conditions the
-surrogate.  With a Gaussian process the point to try has the lowest confidence bound: expected
-improvement, as the library has it, comes to rest a hundredth above the minimum.
+The trials of a round are asked for one after the other, as if each had ended with what the
+surrogate expects of it (*kriging believer*); those that were pending before are told so, too.
+Such a lie takes the doubt away from where a trial is, and changes nothing else.  The best loss so
+far, which the library tells, looks like success there, and the mean bends the surrogate next to the
+minimum: either harms a search that asks for one trial whenever one ends.  The library would also
+fit the surrogate's hyperparameters again after every lie; here they are fitted once, to what is
+true, and a lie only conditions the surrogate.  With a Gaussian process the point to try has the
+lowest confidence bound: expected improvement, as the library has it, comes to rest a hundredth
+above the minimum.
 
 References
 ----------
@@ -95,22 +97,26 @@ class Skopt:
 
         One thread does it: the matrices are small, and several make it up to six times slower.
         """
-        true = [(x, loss) for x, loss in zip(known, losses, strict=True) if loss is not None]
-        best = min(loss for _, loss in true)
-        mean = sum(loss for _, loss in true) / len(true)
+        data = [(x, loss) for x, loss in zip(known, losses, strict=True) if loss is not None]
+        pending = [x for x, loss in zip(known, losses, strict=True) if loss is None]
         skopt = _library("skopt", self.name)
         with _quiet(), _library("threadpoolctl", self.name).threadpool_limits(1):
+            surrogate = self._surrogate(along, data, rng.randint(_ENOUGH_SEEDS))
             optimiser = skopt.Optimizer(
                 _space(along).dimensions,
-                self._surrogate(along, true, rng.randint(_ENOUGH_SEEDS)),
+                surrogate,
                 n_initial_points=0,
                 **_SOUGHT[self.name],
                 random_state=rng.randint(_ENOUGH_SEEDS),
             )
-            optimiser.tell(known, [mean if loss is None else loss for loss in losses])
+            if pending:
+                surrogate.fit(optimiser.space.transform([x for x, _ in data]), [y for _, y in data])
+                data += zip(pending, _believed(surrogate, optimiser, pending), strict=True)
+            optimiser.tell([x for x, _ in data], [loss for _, loss in data])
             points = [optimiser.ask()]
             while len(points) < n:
-                optimiser.tell(points[-1], best)
+                newest = points[-1:]
+                optimiser.tell(newest, _believed(optimiser.models[-1], optimiser, newest))
                 points.append(optimiser.ask())
         return points
 
@@ -175,6 +181,11 @@ def _space(along: Sequence[Axis]) -> Any:
 def _point(space: Space, along: Sequence[Axis], trial: Past) -> list[Any]:
     values = told(space, along, trial)
     return [values.get(axis.name, axis.middle) for axis in along]
+
+
+def _believed(surrogate: Any, optimiser: Any, points: list[list[Any]]) -> list[float]:
+    """Give what a fitted surrogate expects of some points."""
+    return [float(loss) for loss in surrogate.predict(optimiser.space.transform(points))]
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import sys
 from time import sleep
 from typing import TYPE_CHECKING, Any
 
-import cloudpickle
+import cloudpickle  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 from stories.work import wait_for

@@ -3,7 +3,7 @@
 ``python -m tests.benchmarks [--only PART] [--model NAME] [--quick] [--json FILE]``
 
 The parts ``toys``, ``pool`` and ``simulation`` are those of campaigns, ``sites`` that of places to
-run, and run when they are asked for.
+run, ``search``, ``quality`` and ``checkpoint`` those of searches; they run when they are asked for.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from benchmarks.models import CASES, EXAMPLE, MISSING, SBOTTOM, Case
 from benchmarks.peers import peers
 from benchmarks.pool_overhead import pool_overhead
 from benchmarks.report import Results, about, markdown, rich_table, tables
+from benchmarks.search_checkpoint import checkpoint_cost
+from benchmarks.search_overhead import LOADS, QUICK_LOADS, asking, overhead
+from benchmarks.search_quality import quality
 from benchmarks.simulation import plot, simulation
 from benchmarks.site_share import absent, site_share
 from benchmarks.speed import speed
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 
 PARTS = ("speed", "peers", "minima", "footprint")
 CAMPAIGN_PARTS = ("toys", "pool", "simulation", "sites")
+SEARCH_PARTS = ("search", "quality", "checkpoint")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,7 @@ class Effort:
     memory_toys: int = 1_000_000
     precision: float = 0.02
     seeds: int = 4
+    searches: int = 20
 
 
 QUICK = Effort(
@@ -62,11 +67,16 @@ QUICK = Effort(
     memory_toys=10_000,
     precision=0.2,
     seeds=1,
+    searches=2,
 )
 
 
 def measured(
-    parts: Sequence[str], cases: Sequence[Case], effort: Effort, console: Console
+    parts: Sequence[str],
+    cases: Sequence[Case],
+    effort: Effort,
+    console: Console,
+    runs: Path | None = None,
 ) -> Results:
     """Measure some parts of some cases, and say what is being done."""
     machine = {**_machine(), "load_before": _load()}
@@ -87,6 +97,7 @@ def measured(
         console.print("start-up, memory, summary")
         results.footprint.extend(footprint(effort.memory_toys, build=effort is not QUICK))
     _measure_campaigns(results, parts, effort, console)
+    _measure_searches(results, parts, effort, console, runs)
     machine["load_after"] = _load()
     return results
 
@@ -110,9 +121,36 @@ def _measure_campaigns(
         results.sites.extend([] if fault else site_share(quick=effort is QUICK, say=console.print))
 
 
+def _measure_searches(
+    results: Results, parts: Sequence[str], effort: Effort, console: Console, runs: Path | None
+) -> None:
+    quick = effort is QUICK
+    if "quality" in parts:
+        console.print("quality of searches")
+        results.quality.extend(
+            quality(
+                quick=quick,
+                seeds=effort.searches,
+                runs=runs,
+                processes=1 if quick else available_processors(),
+                say=console.print,
+            )
+        )
+    if "search" in parts:
+        console.print("searches")
+        results.asking.extend(asking(quick=quick))
+        results.search.extend(overhead(QUICK_LOADS if quick else LOADS, console.print))
+    if "checkpoint" in parts:
+        console.print("checkpoints")
+        results.checkpoint.extend(checkpoint_cost(quick=quick))
+
+
 def _machine() -> dict[str, Any]:
     versions = {}
-    for name in ("hepdask-ml", "numpy", "pyhf", "jax", "nextstat", "distributed", "dask-jobqueue"):
+    for name in (
+        "hepdask-ml", "numpy", "pyhf", "jax", "nextstat", "distributed", "dask-jobqueue",
+        "scikit-optimize", "scikit-learn", "optuna", "cmaes", "torch",
+    ):  # fmt: skip
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
@@ -149,7 +187,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--only",
         action="append",
-        choices=[*PARTS, *CAMPAIGN_PARTS],
+        choices=[*PARTS, *CAMPAIGN_PARTS, *SEARCH_PARTS],
         help="measure this part; gpu runs by itself: --only gpu --help",
     )
     parser.add_argument(
@@ -162,6 +200,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="see whether everything runs")
     parser.add_argument("--json", type=Path, help="write all numbers to this file")
     parser.add_argument("--markdown", type=Path, help="write the tables to this file")
+    parser.add_argument("--runs", type=Path, help="keep searches in this file, make none again")
     parser.add_argument("--plots", type=Path, help="draw the simulation into this folder")
     return parser.parse_args(arguments)
 
@@ -174,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> Results:
     console = Console()
     for line in MISSING:
         console.print(f"skipped {line}")
-    results = measured(chosen.only or PARTS, cases, effort, Console(stderr=True))
+    results = measured(chosen.only or PARTS, cases, effort, Console(stderr=True), chosen.runs)
     # As wide as the tables need: a narrow terminal or a file wraps lines and not cells.
     wide = Console(width=max(console.width, 200))
     for table in tables(results):

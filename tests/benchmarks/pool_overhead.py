@@ -142,7 +142,7 @@ def rates(client: Client, effort: PoolEffort) -> list[Measured]:
 def apart(effort: PoolEffort) -> list[Measured]:
     """What driver, scheduler and workers spend, each in a process of its own."""
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
-    with _processes() as (client, scheduler, workers):
+    with processes() as (client, scheduler, workers):
         _campaign(client, effort.blocks // 10)  # imports, tables
         for _ in range(effort.repetitions):
             for what, many, n, measure in (
@@ -426,7 +426,7 @@ def _cluster() -> Iterator[Client]:
 
 
 @contextmanager
-def _processes() -> Iterator[tuple[Client, psutil.Process, list[psutil.Process]]]:
+def processes() -> Iterator[tuple[Client, psutil.Process, list[psutil.Process]]]:
     """A scheduler and four workers, each in a process of its own, as at a computing site."""
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())

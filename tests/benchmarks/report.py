@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from benchmarks.minima import Misses
     from benchmarks.peers import Peer
     from benchmarks.pool_overhead import Measured
+    from benchmarks.search_overhead import Asking, Waited
+    from benchmarks.search_quality import Compared
     from benchmarks.simulation import Outcome
     from benchmarks.site_share import Share
     from benchmarks.speed import Speed
@@ -48,6 +50,10 @@ class Results:
     simulation: list[Outcome] = field(default_factory=list)
     variants: list[Outcome] = field(default_factory=list)
     sites: list[Share] = field(default_factory=list)
+    asking: list[Asking] = field(default_factory=list)
+    search: list[Waited] = field(default_factory=list)
+    quality: list[Compared] = field(default_factory=list)
+    checkpoint: list[Measured] = field(default_factory=list)
 
 
 def tables(results: Results) -> list[Table]:
@@ -62,12 +68,23 @@ def tables(results: Results) -> list[Table]:
     if results.toys:
         made.append(_toys_table(results.toys))
     if results.pool:
-        made.append(_pool_table(results.pool))
+        made.append(_costs_table("What the pool costs", results.pool))
     if results.simulation:
         made.append(_simulation_table("Where the time of the workers goes", results.simulation))
         made.append(_simulation_table("What moves it, fewer workers", results.variants))
     if results.sites:
         made.append(_sites_table(results.sites))
+    return [*made, *_tables_of_searches(results)]
+
+
+def _tables_of_searches(results: Results) -> list[Table]:
+    made = _quality_tables(results.quality)
+    if results.asking:
+        made.append(_asking_table(results.asking))
+    if results.search:
+        made.append(_search_table(results.search))
+    if results.checkpoint:
+        made.append(_costs_table("What a checkpoint costs", results.checkpoint))
     return made
 
 
@@ -159,7 +176,7 @@ def _toys_table(needs: dict[str, Need]) -> Table:
     return Table("Toys for a precision", header, rows)
 
 
-def _pool_table(found: list[Measured]) -> Table:
+def _costs_table(title: str, found: list[Measured]) -> Table:
     rows = [
         [
             what.name,
@@ -169,7 +186,7 @@ def _pool_table(found: list[Measured]) -> Table:
         ]
         for what in found
     ]
-    return Table("What the pool costs", ["what", "median", "lowest to highest", "aim"], rows)
+    return Table(title, ["what", "median", "lowest to highest", "aim"], rows)
 
 
 def _simulation_table(title: str, outcomes: list[Outcome]) -> Table:
@@ -220,6 +237,86 @@ def _sites_table(shares: list[Share]) -> Table:
         "after start-up", "first / this", "starting", "between blocks", "worked in vain", "ending",
     ]  # fmt: skip
     return Table("Where the allocated time of jobs of one minute goes", header, rows)
+
+
+def _quality_tables(found: list[Compared]) -> list[Table]:
+    """Give tables by what is compared with what: with the library, with rounds, with no restart."""
+    alone = [each for each in found if each.second.startswith("library") and "ours" in each.first]
+    restarted = [each for each in found if each.first.endswith("restarts")]
+    waited = [each for each in found if each not in alone and each not in restarted]
+    made = (
+        ("Regret: ours, and the same library alone", ("ours", "alone"), alone),
+        ("Regret: async, and what it is compared with", ("async", "other"), waited),
+        ("Regret: restarts at every tenth trial, and none", ("restarts", "none"), restarted),
+    )
+    return [_quality_table(title, names, chosen) for title, names, chosen in made if chosen]
+
+
+def _quality_table(title: str, names: tuple[str, str], found: list[Compared]) -> Table:
+    header = ["function", "optimiser", "who", "seeds", *names, "ratio", "95 %", "p", "equal"]
+    rows = [
+        [
+            each.problem,
+            each.optimiser,
+            _who(each),
+            str(each.seeds),
+            _quartiles(each.regret),
+            _quartiles(each.other),
+            f"{each.ratio[1]:.2g}",
+            f"{each.ratio[0]:.2g} to {each.ratio[2]:.2g}",
+            f"{each.p:.2g}",
+            str(each.same),
+        ]
+        for each in found
+    ]
+    return Table(title, header, rows)
+
+
+def _who(each: Compared) -> str:
+    """Say what the header of the table does not."""
+    if each.second.startswith("library") and "ours" in each.first:
+        return each.first.removeprefix("ours, ")
+    if each.first.endswith("restarts"):
+        return each.first.removesuffix(", restarts")
+    return f"{each.first}; {each.second}"
+
+
+def _quartiles(values: tuple[float, float, float]) -> str:
+    low, middle, high = values
+    return f"{middle:.2g} [{low:.2g}, {high:.2g}]"
+
+
+def _asking_table(found: list[Asking]) -> Table:
+    header = ["optimiser", *(f"{told} told: 1 / 4 asked (ms)" for told in found[0].told)]
+    rows = [
+        [
+            each.optimiser,
+            *(
+                f"{_number(1e3 * one)} / {_number(1e3 * four)}"
+                for one, four in zip(each.one_s, each.four_s, strict=True)
+            ),
+        ]
+        for each in found
+    ]
+    return Table("What it costs to propose", header, rows)
+
+
+def _search_table(found: list[Waited]) -> Table:
+    header = ["who", "trials", "lengths", "wall (s)", "idle", "driver's CPU per trial (ms)",
+              "regret"]  # fmt: skip
+    rows = [
+        [
+            each.name,
+            f"{each.load.trials} of {each.load.seconds:g} s",
+            "spread" if each.spread else "equal",
+            f"{each.wall_s:.1f}",
+            f"{100.0 * each.idle:.2f} %",
+            f"{1e3 * each.driver_s:.1f}",
+            _number(each.regret),
+        ]
+        for each in found
+    ]
+    return Table("Searches with four workers", header, rows)
 
 
 def _share(value: float | None) -> str:

@@ -171,6 +171,27 @@ def test_pending_trials_are_not_proposed_again(name: str) -> None:
     assert second.params != first.params
 
 
+@pytest.mark.parametrize(("name", "n"), [("skopt:gp", 1), ("skopt:gp", 3), ("skopt:forest", 1)])
+def test_lies_are_what_the_surrogate_expects(
+    name: str, n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skopt = pytest.importorskip("skopt")
+    told: list[tuple[float, float]] = []
+    tell = skopt.Optimizer.tell
+
+    def heard(self: Any, x: Any, y: Any) -> Any:
+        told.extend((point[0], float(loss)) for point, loss in zip(x, y, strict=True))
+        return tell(self, x, y)
+
+    monkeypatch.setattr(skopt.Optimizer, "tell", heard)
+    past = [Past(i, {"x": x}, (x**2,)) for i, x in enumerate(np.linspace(-1.0, 1.0, 21).tolist())]
+    find(name).propose(LINE, [*past, Past(21, {"x": 0.73})], n, 1)
+    assert told[:21] == [(trial.params["x"], trial.losses[0]) for trial in past if trial.losses]
+    assert len(told) == 21 + n
+    for x, loss in told[21:]:
+        assert loss == pytest.approx(x**2, abs=0.1)
+
+
 @pytest.mark.parametrize("name", SEVERAL)
 def test_several_losses_and_constraints(name: str) -> None:
     def losses(params: dict[str, Any]) -> tuple[float, ...]:
