@@ -18,7 +18,7 @@ from hepdask_ml.training.context import Context, Over, Place, missing, numbers_o
 from hepdask_ml.training.ranks import ALONE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from hepdask_ml.campaign.unit import Block
     from hepdask_ml.training.ranks import Ranks
@@ -220,29 +220,6 @@ class TrialRunner:
                 "report some numbers for each epoch, and save the rest as files"
             )
         return result
-
-
-def cut(result: bytes, start: int, stop: int) -> bytes:
-    """Cut some epochs out of a result.
-
-    Parameters
-    ----------
-    result : bytes
-        Of `TrialRunner`.
-    start, stop : int
-        Half-open range, counted from its first epoch.
-
-    Returns
-    -------
-    bytes
-        Their part; the value stays with the last epoch.
-    """
-    document = json.loads(result)
-    rows: Sequence[Any] = document["rows"]
-    if stop < len(rows):
-        document.update(value=None, finished=False, checkpoint=None)
-    document["rows"] = rows[start:stop]
-    return json.dumps(document).encode()
 
 
 def _located(error: Exception) -> str:

@@ -16,7 +16,7 @@ import pytest
 from hepdask_ml.campaign.unit import Block, Done
 from hepdask_ml.errors import HepdaskError, InputError, WorkerFault
 from hepdask_ml.training.checkpoint import Checkpoints
-from hepdask_ml.training.runner import TrialRunner, cut
+from hepdask_ml.training.runner import TrialRunner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -302,23 +302,3 @@ class TestErrors:
         with pytest.raises(HepdaskError):
             run(train)
         assert not folders[0].exists()
-
-
-class TestCut:
-    def test_the_value_stays_with_the_last_epoch(self) -> None:
-        def train(params: dict[str, Any], context: Context) -> float:
-            for epoch in range(3):
-                context.report(epoch, float(epoch))
-            return 9.0
-
-        whole = TrialRunner(train).run(block(), lambda: False).result
-        first, last = json.loads(cut(whole, 0, 2)), json.loads(cut(whole, 2, 3))
-        assert [row[0] for row in first["rows"]] == [0, 1]
-        assert [row[0] for row in last["rows"]] == [2]
-        assert (first["value"], last["value"]) == (None, {"loss": 9.0})
-        assert not first["finished"]
-
-    def test_a_trial_that_ended_early_stays_whole_in_its_first_part(self) -> None:
-        whole = TrialRunner(lambda params, context: 9.0).run(block(), lambda: False).result
-        first = json.loads(cut(whole, 0, 1))
-        assert (first["value"], first["finished"]) == ({"loss": 9.0}, True)
