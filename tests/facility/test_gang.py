@@ -13,6 +13,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+import dask
 import psutil
 import pytest
 from distributed import Client, LocalCluster
@@ -154,6 +155,7 @@ def test_members_use_the_network_of_the_address() -> None:
 def workers(number: int) -> Iterator[tuple[Client, list[str]]]:
     """Give a client and the addresses of workers, which are threads of this process."""
     with (
+        dask.config.set(scheduler=None),  # workers that ask for a client set it, in this process
         LocalCluster(  # type: ignore[no-untyped-call]
             n_workers=number, threads_per_worker=2, processes=False, dashboard_address=":0"
         ) as cluster,
