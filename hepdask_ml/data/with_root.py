@@ -1,4 +1,4 @@
-"""Histograms in ROOT files: the one door to uproot, which need not be installed.
+"""Histograms in ROOT files, which need uproot.
 
 The names of the histograms say what they are of.  A pattern, such as
 ``"{channel}/{process}_{systematic}"``, takes them apart.
@@ -8,44 +8,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from importlib import import_module
-from lzma import LZMAError
+from contextlib import ExitStack
 from string import Formatter
-from struct import error as StructError
 from typing import TYPE_CHECKING, Any
-from zlib import error as ZlibError
 
 from hepdask_ml.config import nearest
 from hepdask_ml.data.cells import LEVELS, Layout, place
 from hepdask_ml.data.histograms import read
 from hepdask_ml.data.report import Entry
 from hepdask_ml.data.templates import Templates, collect, layout_of
-from hepdask_ml.errors import InputError, words
+from hepdask_ml.data.with_uproot import opened, readable
+from hepdask_ml.errors import InputError
 
 if TYPE_CHECKING:
     from hepdask_ml.data.histograms import Histogram
 
 _SHOWN = 8
-
-
-def library() -> Any:
-    """Import uproot.
-
-    Returns
-    -------
-    module
-        The library.
-
-    Raises
-    ------
-    InputError
-        If it is not installed.
-    """
-    try:
-        return import_module("uproot")
-    except ModuleNotFoundError:
-        raise InputError("ROOT files are read by uproot: install hepdask-ml[data]") from None
 
 
 def read_root(
@@ -166,78 +144,6 @@ class RootFiles:
                 near = nearest(name, names) or [f"there are {', '.join(names[:_SHOWN]) or 'none'}"]
                 raise InputError(f'{where}: {file} has no histogram "{name}": {near[0]}') from None
             return read(found, where, flow=flow)
-
-
-@contextmanager
-def opened(url: str) -> Iterator[Any]:
-    """Open a ROOT file, and say in one sentence what is wrong with it.
-
-    Parameters
-    ----------
-    url : str
-        A local path, or a URL that fsspec knows.
-
-    Yields
-    ------
-    object
-        What uproot opens.
-
-    Raises
-    ------
-    InputError
-        If it cannot be opened.
-    """
-    uproot = library()
-    with readable(url):
-        # As a mapping, so that no colon of the name is taken for the begin of an object's name.
-        file = uproot.open({url: None})
-    with file:
-        yield file
-
-
-@contextmanager
-def readable(what: str) -> Iterator[None]:
-    """Say in one sentence that something cannot be read, whoever finds out.
-
-    Parameters
-    ----------
-    what : str
-        The file.
-
-    Raises
-    ------
-    InputError
-        For what the file system, uproot and the decompressors raise; uproot trusts the bytes that
-        it reads, so that damaged ones end in errors of any kind.
-    """
-    uproot, codecs = library(), import_module("cramjam")
-    try:
-        yield
-    except InputError:
-        raise
-    except OSError as error:
-        raise InputError(
-            f"{what} cannot be read ({error.strerror or words(error)}): check the name"
-        ) from None
-    except (
-        ValueError,
-        LookupError,
-        TypeError,
-        AssertionError,
-        NotImplementedError,
-        AttributeError,
-        ArithmeticError,
-        EOFError,
-        MemoryError,
-        StructError,
-        ZlibError,
-        LZMAError,
-        codecs.DecompressionError,
-        uproot.deserialization.DeserializationError,
-    ) as error:
-        raise InputError(
-            f"{what} is no ROOT file that can be read ({words(error)}): make or fetch it again"
-        ) from None
 
 
 def _files(files: Any) -> Iterator[tuple[str, str]]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from importlib import import_module
+from lzma import LZMAError
 from os import pread
 from pathlib import Path
 from queue import SimpleQueue
+from struct import error as StructError
 from typing import IO, Any
 from zlib import error as ZlibError
 
@@ -27,7 +28,6 @@ class UnreadableFile(InputError):
     """A file, or this copy of it, cannot be read; another copy may be whole."""
 
 
-@cache
 def library(name: str = "uproot") -> Any:
     """Import uproot, or what comes with it.
 
@@ -157,7 +157,8 @@ def readable(what: str) -> Iterator[None]:
     Raises
     ------
     UnreadableFile
-        For what the file system, uproot and the decompressors raise.
+        For what the file system, uproot and the decompressors raise; uproot trusts the bytes that
+        it reads, so that damaged ones end in errors of any kind.
     InputError
         If a library that fsspec asks for is not installed.
     """
@@ -182,14 +183,19 @@ def readable(what: str) -> Iterator[None]:
         TypeError,
         AssertionError,
         NotImplementedError,
+        AttributeError,
+        ArithmeticError,
         EOFError,
-        codecs.DecompressionError,
+        MemoryError,
+        StructError,
         ZlibError,
+        LZMAError,
+        codecs.DecompressionError,
         uproot.deserialization.DeserializationError,
     ) as error:
         raise UnreadableFile(
-            f"{what} is damaged, or no ROOT file that can be read ({words(error)}): make or fetch "
-            "it again"
+            f"{what} is damaged, or is no ROOT file that can be read ({words(error)}): make or "
+            "fetch it again"
         ) from None
 
 

@@ -409,7 +409,6 @@ def test_uproot_need_not_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str) -> Any:
         raise ModuleNotFoundError(name)
 
-    with_uproot.library.cache_clear()
     monkeypatch.setattr(with_uproot, "import_module", absent)
     with pytest.raises(InputError, match=r"read by uproot: install hepdask-ml\[data\]"):
         with_uproot.library()
