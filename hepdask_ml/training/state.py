@@ -135,7 +135,7 @@ def seed(number: int) -> None:
     _seed(number)
     torch = with_torch.loaded()
     if torch is not None:
-        torch.manual_seed(number)
+        with_torch.seed(torch, number)
 
 
 def _seed(number: int) -> None:

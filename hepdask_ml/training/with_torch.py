@@ -162,7 +162,7 @@ def seeded(number: int) -> Iterator[None]:
     torch = loaded()
     if torch is not None:
         before = random_states()
-        _seed(torch, number)
+        seed(torch, number)
         try:
             yield
         finally:
@@ -177,7 +177,8 @@ def seeded(number: int) -> Iterator[None]:
             sys.meta_path.remove(waiting)
 
 
-def _seed(torch: Any, number: int) -> None:
+def seed(torch: Any, number: int) -> None:
+    """Let torch's generators begin at a seed."""
     # Without a GPU manual_seed leaves a call for it behind, each time, for when there is one.
     everywhere = torch.cuda.is_available()
     (torch.manual_seed if everywhere else torch.default_generator.manual_seed)(number)
@@ -204,7 +205,7 @@ class _Seed(MetaPathFinder):
 
             def execute_and_seed(module: ModuleType) -> None:
                 execute(module)
-                _seed(module, self._number)
+                seed(module, self._number)
 
             spec.loader.exec_module = execute_and_seed  # type: ignore[method-assign]
         return spec
