@@ -368,7 +368,8 @@ class Search(Campaign[SearchResult]):
             tracking(ledger)
             if status.workers is None:  # the last time
                 housekeeping.look(ledger)
-            housekeeping(ledger)
+            else:
+                housekeeping(ledger)
             if watch is not None:
                 watch(ledger, status)
 
