@@ -99,6 +99,10 @@ def pids(client: Client) -> list[int]:
     return list(client.run(os.getpid, on_error="ignore").values())
 
 
+def status(dask_worker: Any) -> str:
+    return str(dask_worker.status.name)
+
+
 def assert_gone(numbers: list[int]) -> None:
     for number in numbers:
         with pytest.raises(ProcessLookupError):
@@ -149,6 +153,9 @@ def test_simulated_launcher_starts_the_tasks_of_the_job(
 def test_dead_worker_is_started_again(made: Make) -> None:
     with made(launcher="local").open() as client:
         client.wait_for_workers(2, timeout=120)
+        # A nanny that does not know yet that its worker runs takes its death for a failed start.
+        while set(client.run(status, nanny=True).values()) != {"running"}:
+            pass
         first = pids(client)
         os.kill(first[0], signal.SIGKILL)
         while len(seen := set(pids(client)) - {first[0]}) < 2:
