@@ -16,6 +16,7 @@ from hepdask_ml.campaign.driver import drive
 from hepdask_ml.campaign.ledger import MEMORY, open_ledger, read_ledger
 from hepdask_ml.campaign.link import DaskLink, LocalLink
 from hepdask_ml.campaign.pool import TARGET_S
+from hepdask_ml.campaign.unit import Expectant
 from hepdask_ml.errors import CampaignError, late
 
 if TYPE_CHECKING:
@@ -192,6 +193,8 @@ class Campaign(Generic[Result]):
             if any(record.open for record in records):
                 return False
             if any(record.error is not None for record in records) and self._retries:
+                return False
+            if isinstance(self.strategy, Expectant) and self.strategy.expects(ledger):
                 return False
             return bool(records) and not self.strategy.plan(ledger)
 

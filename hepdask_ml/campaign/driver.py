@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from hepdask_ml.campaign.pool import Committed
-from hepdask_ml.errors import CampaignError, Interrupted
+from hepdask_ml.campaign.unit import Expectant
+from hepdask_ml.errors import CampaignError, InputError, Interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,6 +62,8 @@ def drive(
     Interrupted
         If it was told to stop.  What the workers held is in the ledger, as after a
         KeyboardInterrupt.
+    InputError
+        If the strategy finds its input wrong on the way; likewise.
     CampaignError
         If a unit was given up and that is not tolerated, or the ledger cannot be written.
     SiteError
@@ -70,7 +73,7 @@ def drive(
         ledger.retry()
     try:
         _rounds(ledger, strategy, link, told, watch)
-    except (KeyboardInterrupt, Interrupted):
+    except (KeyboardInterrupt, Interrupted, InputError):
         link.interrupt()
         _write_rest(ledger, link)
         link.close()
@@ -88,21 +91,25 @@ def drive(
 def _rounds(
     ledger: Ledger, strategy: Strategy, link: Link, told: Told, watch: Watcher | None
 ) -> None:
-    """Serve the workers until no unit is open and none is planned."""
+    """Serve the workers until no unit is open, none is planned and none is expected."""
     offered: dict[str, int] = {}
     written = 0
+    expecting = _expects(strategy, ledger)
     records = _planned(ledger, strategy)
-    while any(record.open for record in records):
+    while (open_units := any(record.open for record in records)) or expecting:
         collected = link.collect(written, _offers(ledger, records, offered), PATIENCE_S)
         if collected.events:
             ledger.write(collected.events)
             written = collected.events[-1].number
-            records = _planned(ledger, strategy)
-        elif not (collected.free or collected.lent):
+        elif open_units and not (collected.free or collected.lent):
             # The pool is of another time, and takes for done what this ledger does not have.
             link.close()
             offered.clear()
             written = 0  # the next one counts anew
+        if collected.events or expecting:
+            # Asked first: what comes between the two is planned, or expected at the next look.
+            expecting = _expects(strategy, ledger)
+            records = _planned(ledger, strategy)
         if watch is not None:
             watch(ledger, collected)
         if told.is_set():
@@ -127,6 +134,10 @@ def _planned(ledger: Ledger, strategy: Strategy) -> list[Record]:
     if units:
         ledger.add(units)
     return ledger.records()
+
+
+def _expects(strategy: Strategy, ledger: Ledger) -> bool:
+    return isinstance(strategy, Expectant) and strategy.expects(ledger)
 
 
 def _offers(ledger: Ledger, records: list[Record], offered: dict[str, int]) -> list[Offer]:

@@ -8,7 +8,7 @@ worker under a *token*.  A *strategy* says which units there are, a *runner* how
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -127,6 +127,17 @@ class Strategy(Protocol):
 
     def plan(self, history: History) -> Sequence[Unit]:
         """Give units to start, or to enlarge; none where the history holds all that is wanted."""
+
+
+@runtime_checkable
+class Expectant(Protocol):
+    """A strategy that may plan more though nothing was done: its inputs come from outside.
+
+    What has come is a fact once it is planned, so that ``plan`` gives it once.
+    """
+
+    def expects(self, history: History) -> bool:
+        """Say whether more may come; it is asked, and planned, again and again while it does."""
 
 
 class Runner(Protocol):

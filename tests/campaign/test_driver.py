@@ -24,7 +24,7 @@ from hepdask_ml.campaign.driver import drive
 from hepdask_ml.campaign.ledger import MEMORY, Ledger, open_ledger
 from hepdask_ml.campaign.link import Collected, LocalLink
 from hepdask_ml.campaign.pool import Pool
-from hepdask_ml.campaign.unit import Block, Done, Record, Unit
+from hepdask_ml.campaign.unit import Block, Done, History, Record, Unit
 from hepdask_ml.errors import CampaignError, GpuError, Interrupted, SiteError, WorkerFault
 
 if TYPE_CHECKING:
@@ -413,3 +413,36 @@ def test_an_interrupt_reaches_a_thread_that_is_about_to_wait(
 
 def test_the_driver_looks_up_twice_a_second() -> None:
     assert driver.PATIENCE_S <= 0.5
+
+
+class Arriving:
+    """Plans a unit for each input that has come; one comes every few looks."""
+
+    def __init__(self, inputs: int, looks: int) -> None:
+        self.inputs, self.looks, self.asked = inputs, looks, 0
+
+    def expects(self, history: History) -> bool:
+        self.asked += 1
+        return self.asked // self.looks < self.inputs
+
+    def plan(self, history: History) -> list[Unit]:
+        known = len(history.records())
+        there = min(self.inputs, self.asked // self.looks)
+        return [Unit(f"input{i}", 40, grain=10) for i in range(known, there)]
+
+
+@pytest.mark.parametrize("looks", [1, 2, 5])
+def test_units_may_come_while_nothing_is_open(looks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "PATIENCE_S", 0.01)
+    with new_ledger() as ledger:
+        drive(ledger, Arriving(4, looks), LocalLink(MadeUpRunner(), 2), NEVER)
+        assert [record.unit.key for record in ledger.records()] == [f"input{i}" for i in range(4)]
+        for record in ledger.records():
+            assert joined(ledger, record.unit.key) == result_of(record.unit.key, 0, 40)
+
+
+def test_who_waits_for_inputs_can_be_stopped() -> None:
+    with new_ledger() as ledger:
+        with pytest.raises(Interrupted):
+            drive(ledger, Arriving(1, 10**6), LocalLink(MadeUpRunner(), 2), After(2))
+        assert ledger.records() == []
