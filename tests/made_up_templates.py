@@ -8,7 +8,7 @@ import numpy as np
 import pyhf
 from hypothesis import strategies as st
 
-from hepdask_ml.data.histograms import Histogram, made
+from hepdask_ml.data.templates.histograms import Histogram, made
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

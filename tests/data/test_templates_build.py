@@ -14,11 +14,11 @@ from made_up import published
 from made_up_templates import histogram, rates, search, trees
 
 from hepdask_ml import compile_model
-from hepdask_ml.data.build import Built, build
-from hepdask_ml.data.choices import Choices, Treatment
-from hepdask_ml.data.smoothing import smoothed
-from hepdask_ml.data.templates import Templates, collect
-from hepdask_ml.data.workspaces import from_workspace
+from hepdask_ml.data.templates.build import Built, build
+from hepdask_ml.data.templates.choices import Choices, Treatment
+from hepdask_ml.data.templates.collect import Templates, collect
+from hepdask_ml.data.templates.smoothing import smoothed
+from hepdask_ml.data.templates.workspaces import from_workspace
 from hepdask_ml.errors import InputError
 from hepdask_ml.likelihood.rates import expected_rates
 

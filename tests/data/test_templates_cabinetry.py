@@ -12,9 +12,9 @@ import pytest
 import yaml
 from made_up_templates import histogram, rates
 
-from hepdask_ml.data.build import build
-from hepdask_ml.data.cabinetry_config import read_cabinetry
-from hepdask_ml.data.smoothing import smoothed
+from hepdask_ml.data.templates.build import build
+from hepdask_ml.data.templates.cabinetry_config import read_cabinetry
+from hepdask_ml.data.templates.smoothing import smoothed
 from hepdask_ml.errors import InputError
 
 CONFIG: dict[str, Any] = {

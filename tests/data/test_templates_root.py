@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from made_up_templates import search
 
-from hepdask_ml.data.build import build
-from hepdask_ml.data.templates import collect
-from hepdask_ml.data.with_root import RootFiles, read_root
+from hepdask_ml.data.templates.build import build
+from hepdask_ml.data.templates.collect import collect
+from hepdask_ml.data.templates.with_root import RootFiles, read_root
 from hepdask_ml.errors import InputError
 
 if TYPE_CHECKING:

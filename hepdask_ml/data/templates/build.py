@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hepdask_ml.config import nearest, record_of
-from hepdask_ml.data.choices import Choices, Factor, fits
-from hepdask_ml.data.histograms import Histogram, borders, rebinned
-from hepdask_ml.data.modifiers import Names, factors, floored, listed, samples
-from hepdask_ml.data.report import Entry, Report, ordered
-from hepdask_ml.data.templates import Template, Templates, Variation, known
+from hepdask_ml.data.templates.choices import Choices, Factor, fits
+from hepdask_ml.data.templates.collect import Template, Templates, Variation, known
+from hepdask_ml.data.templates.histograms import Histogram, borders, rebinned
+from hepdask_ml.data.templates.modifiers import Names, factors, floored, listed, samples
+from hepdask_ml.data.templates.report import Entry, Report, ordered
 from hepdask_ml.errors import InputError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def build(
     Parameters
     ----------
     templates : Templates
-        From `hepdask_ml.data.templates.collect`, or from files.
+        From `hepdask_ml.data.templates.collect.collect`, or from files.
     choices : Choices or dict, optional
         What is decided; the defaults of `Choices` if not given.
     **changes
@@ -85,8 +85,8 @@ def build(
 
     Examples
     --------
-    >>> from hepdask_ml.data.histograms import made
-    >>> from hepdask_ml.data.templates import Template, Templates
+    >>> from hepdask_ml.data.templates.histograms import made
+    >>> from hepdask_ml.data.templates.collect import Template, Templates
     >>> found = Templates({"sr": {"z": Template(made([2.0, 3.0], [0.2, 0.3], None, "z"))}})
     >>> build(found, poi="", observed="asimov").workspace["observations"]
     [{'name': 'sr', 'data': [2.0, 3.0]}]

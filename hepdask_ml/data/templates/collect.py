@@ -3,7 +3,7 @@
 `collect` takes what a coffea processor returns: a histogram whose axes are called process,
 systematic and channel, beside the one variable; a dictionary of histograms, ``{channel: {process:
 {systematic: histogram}}}``; or a dictionary of histograms with some of these axes.  A `Layout` says
-what they are called.  `hepdask_ml.data.build` makes a workspace of the templates.
+what they are called.  `hepdask_ml.data.templates.build` makes a workspace of the templates.
 
 A *systematic* of a process is a `Variation`: its histogram one standard deviation up, and the one
 down.  A template that was never filled is none: categories of an axis are the same for
@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from hepdask_ml.config import nearest, record_of
-from hepdask_ml.data.cells import Cell, Layout, cells, place, split
-from hepdask_ml.data.histograms import Histogram, added, same_binning, scaled
-from hepdask_ml.data.report import Entry
+from hepdask_ml.data.templates.cells import Cell, Layout, cells, place, split
+from hepdask_ml.data.templates.histograms import Histogram, added, same_binning, scaled
+from hepdask_ml.data.templates.report import Entry
 from hepdask_ml.errors import InputError
 
 
@@ -197,7 +197,7 @@ def collect(
 
     Examples
     --------
-    >>> from hepdask_ml.data.histograms import made
+    >>> from hepdask_ml.data.templates.histograms import made
     >>> up, nominal, data = (made([n, 2 * n], [n, n], None, "") for n in (1.1, 1.0, 2.0))
     >>> collect({"sr": {"z": {"nominal": nominal, "jesUp": up}, "data": {"nominal": data}}})
     <Templates: 1 channels, 1 processes, 1 systematics, 1 channels with data>

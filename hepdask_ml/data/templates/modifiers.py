@@ -1,6 +1,6 @@
 """What changes a sample: its modifiers, made of its templates as was chosen.
 
-Each variation goes through the steps that `hepdask_ml.data.variations` has the arithmetic of, and
+Each variation goes through the steps that `data.templates.variations` has the arithmetic of, and
 each step leaves its entry.
 """
 
@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hepdask_ml.data.cells import place
-from hepdask_ml.data.choices import Factor, fits, treatment_of
-from hepdask_ml.data.report import Entry
-from hepdask_ml.data.smoothing import FEWEST
-from hepdask_ml.data.variations import (
+from hepdask_ml.data.templates.cells import place
+from hepdask_ml.data.templates.choices import Factor, fits, treatment_of
+from hepdask_ml.data.templates.report import Entry
+from hepdask_ml.data.templates.smoothing import FEWEST
+from hepdask_ml.data.templates.variations import (
     mirrored_parts,
     norm_effect,
     parted,
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from hepdask_ml.data.cells import Cell
-    from hepdask_ml.data.choices import Choices, Statistics, Treatment
-    from hepdask_ml.data.histograms import Histogram
-    from hepdask_ml.data.templates import Template, Templates
-    from hepdask_ml.data.variations import Parts
+    from hepdask_ml.data.templates.cells import Cell
+    from hepdask_ml.data.templates.choices import Choices, Statistics, Treatment
+    from hepdask_ml.data.templates.collect import Template, Templates
+    from hepdask_ml.data.templates.histograms import Histogram
+    from hepdask_ml.data.templates.variations import Parts
 
     Floats = NDArray[np.float64]
     Modifier = dict[str, Any]

@@ -3,7 +3,7 @@
 A workspace knows the yields one standard deviation up and down, but not what became of them: a
 systematic with a normsys and a histosys is one template again, and a lone normsys, which has no
 shape, stays a `Norm`.  What has no bins (names, free factors, settings of parameters) goes into the
-`Choices`, so that `hepdask_ml.data.build.build` of both gives a workspace of the same model: equal
+`Choices`, so that `data.templates.build.build` of both gives a workspace of the same model: equal
 at the nominal point and where any one parameter is one standard deviation off.  Between those
 points it is the same if the shapes had the yield of the nominal, as `build` and cabinetry write
 them; otherwise a part of the yield goes from the one interpolation to the other.
@@ -16,14 +16,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hepdask_ml.data.cells import place
-from hepdask_ml.data.choices import FACTORS, Choices, Factor, Norm, Rule, Statistics, Treatment
-from hepdask_ml.data.histograms import made
-from hepdask_ml.data.templates import Template, Templates, Variation, known
+from hepdask_ml.data.templates.cells import place
+from hepdask_ml.data.templates.choices import (
+    FACTORS,
+    Choices,
+    Factor,
+    Norm,
+    Rule,
+    Statistics,
+    Treatment,
+)
+from hepdask_ml.data.templates.collect import Template, Templates, Variation, known
+from hepdask_ml.data.templates.histograms import made
 from hepdask_ml.errors import InputError, words
 
 if TYPE_CHECKING:
-    from hepdask_ml.data.histograms import Histogram
+    from hepdask_ml.data.templates.histograms import Histogram
 
     Modifiers = dict[tuple[str, str], Any]
 
@@ -48,7 +56,7 @@ def from_workspace(
     Returns
     -------
     templates, choices
-        For `hepdask_ml.data.build.build`.
+        For `hepdask_ml.data.templates.build.build`.
 
     Raises
     ------

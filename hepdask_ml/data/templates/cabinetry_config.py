@@ -3,7 +3,7 @@
 ``General``, ``Regions``, ``Samples``, ``NormFactors`` and ``Systematics`` mean what they mean
 there, as far as histograms are concerned: these are taken from the ``HistogramFolder``, where
 cabinetry has put them, or from the ROOT files that ``InputPath`` names.  Filling histograms from
-ntuples stays with cabinetry.  `hepdask_ml.data.build.build` of what comes out gives the same
+ntuples stays with cabinetry.  `data.templates.build.build` of what comes out gives the same
 numbers as ``cabinetry.workspace.build``, with two differences on purpose: an unknown key, or a name
 that is not there, is an error; and ``Fixed`` holds a systematic under its ``ModifierName``, where
 cabinetry names a parameter that the model does not have.
@@ -24,15 +24,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from hepdask_ml.config import filled, nearest, one_of, read_yaml, record_of, settle
-from hepdask_ml.data.cells import place
-from hepdask_ml.data.choices import Choices, Factor, Norm, Rule, Statistics, Treatment
-from hepdask_ml.data.histograms import made
-from hepdask_ml.data.templates import Template, Templates, Variation, known
-from hepdask_ml.data.with_root import RootFiles
+from hepdask_ml.data.templates.cells import place
+from hepdask_ml.data.templates.choices import Choices, Factor, Norm, Rule, Statistics, Treatment
+from hepdask_ml.data.templates.collect import Template, Templates, Variation, known
+from hepdask_ml.data.templates.histograms import made
+from hepdask_ml.data.templates.with_root import RootFiles
 from hepdask_ml.errors import InputError, words
 
 if TYPE_CHECKING:
-    from hepdask_ml.data.histograms import Histogram
+    from hepdask_ml.data.templates.histograms import Histogram
 
 SOURCES = ("folder", "inputs")
 """Where the histograms may be taken from."""
@@ -57,7 +57,7 @@ def read_cabinetry(
     Returns
     -------
     templates, choices
-        For `hepdask_ml.data.build.build`.
+        For `hepdask_ml.data.templates.build.build`.
 
     Raises
     ------

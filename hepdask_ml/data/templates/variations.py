@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hepdask_ml.data.smoothing import smoothed
+from hepdask_ml.data.templates.smoothing import smoothed
 from hepdask_ml.errors import InputError
 
 if TYPE_CHECKING:

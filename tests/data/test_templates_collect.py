@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from made_up_templates import Axis, Plottable, histogram, search, trees
 
-from hepdask_ml.data.histograms import borders, made, rebinned
-from hepdask_ml.data.templates import Templates, collect
+from hepdask_ml.data.templates.collect import Templates, collect
+from hepdask_ml.data.templates.histograms import borders, made, rebinned
 from hepdask_ml.errors import InputError
 
 EDGES = [(0.0, 1.0), (1.0, 2.0), (2.0, 3.0)]

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from hepdask_ml.config import one_of, settle
-from hepdask_ml.data.histograms import (
+from hepdask_ml.data.templates.histograms import (
     FLOWS,
     Histogram,
     Line,

@@ -13,15 +13,15 @@ from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 from hepdask_ml.config import nearest
-from hepdask_ml.data.cells import LEVELS, Layout, place
-from hepdask_ml.data.histograms import read
-from hepdask_ml.data.report import Entry
-from hepdask_ml.data.templates import Templates, collect, layout_of
+from hepdask_ml.data.templates.cells import LEVELS, Layout, place
+from hepdask_ml.data.templates.collect import Templates, collect, layout_of
+from hepdask_ml.data.templates.histograms import read
+from hepdask_ml.data.templates.report import Entry
 from hepdask_ml.data.with_uproot import opened, readable
 from hepdask_ml.errors import InputError
 
 if TYPE_CHECKING:
-    from hepdask_ml.data.histograms import Histogram
+    from hepdask_ml.data.templates.histograms import Histogram
 
 _SHOWN = 8
 
