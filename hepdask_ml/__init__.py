@@ -7,6 +7,9 @@ campaign (`toy_limit`): it runs on any Dask cluster, keeps every toy in a ledger
 and taken up at any moment.  `open_site` opens such a cluster, on a batch farm or in the cloud, by
 its name.  `toy_limit_graph` is the same as a plain Dask graph.
 
+Events of ROOT files are a stream (`events`), or padded tensors (`features`, `scan`, `tensors`); a
+function goes over all of them as a campaign (`process_events`), also while files come (`arrivals`).
+
 Importing this package is cheap: each public name is loaded when it is first used.
 """
 
@@ -17,6 +20,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hepdask_ml.campaign.campaign import Campaign, Running, Status
+    from hepdask_ml.data.arrivals import arrivals
+    from hepdask_ml.data.features import features
+    from hepdask_ml.data.scan import scan
+    from hepdask_ml.data.streams import events
+    from hepdask_ml.data.tensors import tensors
     from hepdask_ml.errors import (
         CampaignError,
         GpuError,
@@ -39,6 +47,8 @@ if TYPE_CHECKING:
     from hepdask_ml.likelihood.model import CompiledModel
     from hepdask_ml.limits.campaign import toy_limit
     from hepdask_ml.limits.graph import toy_limit_graph
+    from hepdask_ml.streaming.campaign import process_events
+    from hepdask_ml.streaming.summary import EventsResult
     from hepdask_ml.training.context import Context
 
 __version__ = "0.1.0"
@@ -49,6 +59,7 @@ __all__ = [
     "CompiledModel",
     "Context",
     "Discovery",
+    "EventsResult",
     "FitStatus",
     "Fits",
     "GpuError",
@@ -66,12 +77,18 @@ __all__ = [
     "Trial",
     "WorkerFault",
     "__version__",
+    "arrivals",
     "compile_model",
     "discovery",
+    "events",
+    "features",
     "hypotest",
     "open_site",
+    "process_events",
+    "scan",
     "search",
     "search_graph",
+    "tensors",
     "toy_limit",
     "toy_limit_graph",
     "upper_limit",
@@ -83,6 +100,7 @@ _HOMES = {
     "CompiledModel": "likelihood.model",
     "Context": "training.context",
     "Discovery": "inference.hypotest",
+    "EventsResult": "streaming.summary",
     "FitStatus": "likelihood.fit",
     "Fits": "likelihood.fit",
     "GpuError": "errors",
@@ -99,12 +117,18 @@ _HOMES = {
     "Status": "campaign.campaign",
     "Trial": "hpo.trials",
     "WorkerFault": "errors",
+    "arrivals": "data.arrivals",
     "compile_model": "likelihood.compile",
     "discovery": "inference.hypotest",
+    "events": "data.streams",
+    "features": "data.features",
     "hypotest": "inference.hypotest",
     "open_site": "facility.site",
+    "process_events": "streaming.campaign",
+    "scan": "data.scan",
     "search": "hpo.campaign",
     "search_graph": "hpo.graph",
+    "tensors": "data.tensors",
     "toy_limit": "limits.campaign",
     "toy_limit_graph": "limits.graph",
     "upper_limit": "inference.limit",

@@ -30,7 +30,7 @@ from typing import Any
 
 from hepdask_ml.errors import late
 
-_MODULES = {"toy-limit": "ui.limits", "search": "ui.searches"}
+_MODULES = {"toy-limit": "ui.limits", "search": "ui.searches", "events": "ui.events"}
 
 
 def words_of(kind: str) -> Any:

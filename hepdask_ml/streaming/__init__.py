@@ -1,0 +1,1 @@
+"""Campaigns over events: a function goes over all files, those that are still coming as well."""
