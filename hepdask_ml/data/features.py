@@ -71,7 +71,7 @@ class Lengths(Protocol):
         """Give so many slots that all items of this share of events, in percent, have a place."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Features:
     """What a model gets to see of each event.
 
@@ -120,6 +120,13 @@ class Features:
             raise InputError(f"tree is {tree!r:.60}: it must be the name of a tree")
         if not isinstance(self.labels, Field | None):
             object.__setattr__(self, "labels", _numbers(self.labels))
+
+    def __repr__(self) -> str:
+        parts = [_shape_text(group) for group in self.groups]
+        parts += [f"{each.name} ({len(each.views)} views)" for each in self.images]
+        others = [name for name in ("selection", "weights", "labels") if getattr(self, name)]
+        said = f"; with {', '.join(others)}" if others else ""
+        return f"<Features: {', '.join(parts)}{said}>"
 
     def places(self) -> Iterator[tuple[str, Field]]:
         """Go over all fields.
@@ -284,6 +291,16 @@ def features(spec: Features | Mapping[str, Any] | str | Path) -> Features:
         return _features(document)
     except InputError as error:
         raise InputError(f"{spec}: {error}") from None
+
+
+def _shape_text(group: Group) -> str:
+    if not group.jagged:
+        places = ""
+    elif group.form == "ragged":
+        places = "items, "
+    else:
+        places = f"{group.slots} slots, " if group.slots else f"{group.percentile:g} %, "
+    return f"{group.name} ({places}{len(group.fields)} fields)"
 
 
 @dataclass(frozen=True, slots=True)
