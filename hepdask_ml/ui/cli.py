@@ -623,6 +623,106 @@ def track(ledger: str, trackers: tuple[str, ...]) -> None:
     click.echo(f"told {', '.join(trackers)} all of {ledger}", err=True)
 
 
+@main.command()
+@click.argument("features", type=click.Path())
+@click.argument("files", type=click.Path(), nargs=-1, required=True)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Keep the scan in FILE, and take up the one that is there if it is of the same files and "
+    "features.",
+)
+@click.option(
+    "--tree", metavar="NAME", help="Tree to read, wherever none is given with a file or FEATURES."
+)
+@click.option(
+    "--redirector",
+    "redirectors",
+    multiple=True,
+    metavar="URL",
+    help="Server that knows logical names such as /store/...; may be repeated.",
+)
+@click.option(
+    "--skip-unreadable", is_flag=True, help="Pass over files that no copy of can be read."
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Threads that read; all processors by default.",
+)
+@click.option("--scheduler", metavar="ADDRESS", help="Read on the Dask cluster at this address.")
+@click.option(
+    "--site",
+    metavar="NAME|FILE",
+    help="Read there: a name that `hepdask-ml site list` shows, or a YAML file.",
+)
+@_CHANGES
+@_JSON
+@_QUIET
+@_SHOW_TRACEBACK
+@_stoppable
+def scan(**options: Any) -> None:
+    """Look once at all events of FILES, and say what the FEATURES are like.
+
+    FEATURES is a YAML file that says what tensors are made of. FILES are ROOT files, patterns, URLs
+    and logical names, with the tree as in file.root:Events or without, or file sets of coffea in
+    JSON or YAML. For each field there are mean, width, quantiles and missing numbers, for each list
+    the slots that hold all its items in so many percent of the events.
+
+    \b
+    Examples:
+      hepdask-ml scan configs/features.yaml 'nano/*.root' -o scan.json
+      hepdask-ml scan features.yaml fileset.json -o scan.json --site slurm -O workers=50
+    """  # noqa: D301
+    late("ui.data").scan(options)
+
+
+@main.command()
+@click.argument("config", type=click.Path())
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Write the workspace into FILE; by default it is printed, and the report goes to standard "
+    "error.",
+)
+@click.option(
+    "--source",
+    type=click.Choice(["folder", "inputs"]),
+    default="folder",
+    show_default=True,
+    help="Take histograms from the HistogramFolder, where cabinetry has put them, or from the ROOT "
+    "files of InputPath.",
+)
+@click.option(
+    "--folder",
+    type=click.Path(),
+    default=".",
+    metavar="DIR",
+    help="Folder where relative paths in CONFIG begin; the working directory by default.",
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="With -o: print the report as JSON instead of text."
+)
+@_SHOW_TRACEBACK
+def workspace(config: str, output: str | None, source: str, folder: str, as_json: bool) -> None:
+    """Build a workspace of CONFIG, a YAML file of cabinetry, and of the histograms that it names.
+
+    The report says all that was done to them, and which bins are empty or negative. cabinetry
+    itself is not needed.
+
+    \b
+    Examples:
+      hepdask-ml workspace config.yml -o workspace.json
+      hepdask-ml workspace config.yml --source inputs -o workspace.json --json
+    """  # noqa: D301
+    late("ui.data").workspace(config, output, source=source, folder=folder, as_json=as_json)
+
+
 def _parse_duration(_: click.Context, __: click.Parameter, value: str) -> float:
     try:
         return float(late("config").parse_duration(value))

@@ -240,8 +240,9 @@ def known(name: str, names: Sequence[str], what: str, where: str) -> None:
         If it is none of them.
     """
     if name not in names:
-        few = ", ".join(list(names)[:20]) or "none"
-        advice = nearest(name, list(names)) or [f"there are {few}"]
+        distinct = list(dict.fromkeys(names))
+        few = ", ".join(distinct[:20]) or "none"
+        advice = nearest(name, distinct) or [f"there are {few}"]
         raise InputError(f'{where}: there is no {what} "{name}": {advice[0]}')
 
 
