@@ -155,7 +155,7 @@ def test_what_a_failed_server_does_not_give_is_passed_over_by_name(
     servers: Servers, path: Path, other: Path, fate: Any
 ) -> None:
     failing, whole = servers.data(path), servers.data(other)
-    found = stream([failing.url("a.root"), whole.url("b.root")], unreadable="skip", attempts=1)
+    found = stream([failing.url("a.root"), whole.url("b.root")], unreadable="skip", attempts=2)
     parts = in_order(after(iter(found), 5, lambda: fate(failing)))
     [skipped] = found.skipped
     assert (skipped.url, skipped.stop) == (failing.url("a.root"), N_EVENTS)
@@ -181,7 +181,7 @@ def test_a_server_that_dies_before_it_is_asked_costs_only_its_files(
 ) -> None:
     dead, living = servers.data(path), servers.data(other)
     dead.kill()
-    found = stream([dead.url("a.root"), living.url("b.root")], unreadable="skip", attempts=1)
+    found = stream([dead.url("a.root"), living.url("b.root")], unreadable="skip", attempts=2)
     assert_same(in_order(iter(found)), other)
     assert [skipped.url for skipped in found.skipped] == [dead.url("a.root")]
 
