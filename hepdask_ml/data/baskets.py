@@ -1,7 +1,7 @@
 """Events of one tree, from its file straight into padded tensors.
 
-No array of awkward stands in between where branches hold plain numbers: a basket is decompressed by
-uproot, and one pass over its bytes turns them round, converts and pads them.
+No array of awkward stands in between where branches hold plain numbers: a basket is decompressed,
+and one pass over its bytes turns them round, converts and pads them.
 
 Baskets of different branches begin at different events in files that ROOT wrote, and a batch of
 events ends anywhere.  So each basket goes where its own events go, and those that reach beyond a
@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from itertools import pairwise, zip_longest
+from itertools import chain, pairwise, zip_longest
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
+from hepdask_ml.data.basket_bytes import Basket, Room, unpacked
 from hepdask_ml.data.columns import Column, columns_of, lay_out, lay_out_array
 from hepdask_ml.data.stacks import Tensors, empty
-from hepdask_ml.data.with_uproot import chunks, library, local, opened, readable, tree_of
+from hepdask_ml.data.with_uproot import chunks, local, opened, readable, tree_of
 from hepdask_ml.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 _Key: TypeAlias = "tuple[int, int]"
 _Map: TypeAlias = "Callable[[Callable[[_Key], Any], Iterable[_Key]], Iterable[Any]]"
+
+# Into so many parts for each thread work is cut, since baskets differ.
+_SHARES = 4
 
 
 class Reader:
@@ -152,6 +156,7 @@ class Reader:
     def _batches(self, edges: Sequence[int], room: Tensors | None) -> Iterator[Tensors]:
         """Fill batches between consecutive edges, in ``room`` if there is any."""
         kept: dict[_Key, Any] = {}
+        memory = Room()
         ranges = list(pairwise(edges))
         with _mapped(self._threads) as run, self._bytes() as file:
             ahead = self._requested(ranges[0], file, begun=True) if ranges else {}
@@ -159,7 +164,7 @@ class Reader:
                 at_hand = {**kept, **ahead}
                 ahead = self._requested(after, file, begun=False) if after else {}
                 batch = room.part(start, stop) if room else empty(self._stacks, start, stop)
-                kept = self._filled(batch, at_hand, run)
+                kept = self._filled(batch, at_hand, memory, run)
                 yield batch
 
     @contextmanager
@@ -189,7 +194,9 @@ class Reader:
             key: at[place] if isinstance(place, tuple) else place for key, place in places.items()
         }
 
-    def _filled(self, batch: Tensors, at_hand: dict[_Key, Any], run: _Map) -> dict[_Key, Any]:
+    def _filled(
+        self, batch: Tensors, at_hand: dict[_Key, Any], room: Room, run: _Map
+    ) -> dict[_Key, Any]:
         """Fill a batch; give the baskets that reach beyond it."""
         kept: dict[_Key, Any] = {}
         # The first branch of a stack says the lengths, which the others are compared with.
@@ -202,30 +209,29 @@ class Reader:
                     lay_out_array(column, batch)
                 numbers = column.baskets(batch.start, batch.stop, begun=True)
                 keys += [(index, number) for number in numbers]
-            placed = zip(keys, run(partial(self._placed, batch, at_hand), keys), strict=True)
+            placed = zip(keys, run(partial(self._placed, batch, at_hand, room), keys), strict=True)
             kept |= {key: basket for key, basket in placed if basket is not None}
         return kept
 
-    def _placed(self, batch: Tensors, at_hand: dict[_Key, Any], key: _Key) -> Any:
+    def _placed(self, batch: Tensors, at_hand: dict[_Key, Any], room: Room, key: _Key) -> Any:
         """Lay out what a batch takes of a basket; give the basket if it reaches beyond."""
         index, number = key
         column, basket = self._columns[index], at_hand.pop(key)
+        first, last = column.edges[number : number + 2]
+        beyond = last > batch.stop
+        stored = callable(basket)
         with readable(column.where):
-            if not hasattr(basket, "byte_offsets"):
-                basket = self._decompressed(column, number, basket)
-            lay_out(column, number, basket, batch)
-        return basket if column.edges[number + 1] > batch.stop else None
-
-    def _decompressed(self, column: Column, number: int, chunk: Any) -> Any:
-        uproot = library()
-        return uproot.models.TBasket.Model_TBasket.read(
-            chunk,
-            uproot.source.cursor.Cursor(chunk.start),
-            {"basket_num": number},
-            self._tree.file,
-            self._tree.file,
-            column.branch,
-        )
+            if stored:
+                memory = room.lend if beyond else partial(room.own, "unpacked")
+                # Of events before this batch no lengths are known.
+                offsets = not column.follows or first < batch.start
+                basket = unpacked(basket(partial(room.own, "stored")), memory, offsets=offsets)
+            rest = lay_out(column, number, basket, batch)
+        if beyond:
+            return rest
+        if not stored and isinstance(basket, Basket):
+            room.give_back(basket.memory)
+        return None
 
 
 @contextmanager
@@ -270,5 +276,13 @@ def _mapped(threads: int) -> Iterator[_Map]:
     if threads == 1:
         yield map
         return
+
+    def run(function: Callable[[_Key], Any], keys: Iterable[_Key]) -> Iterable[Any]:
+        """Hand out several at a time: each time takes some 30 µs."""
+        given = list(keys)
+        step = -(-len(given) // (_SHARES * threads)) or 1
+        parts = [given[at : at + step] for at in range(0, len(given), step)]
+        return chain.from_iterable(pool.map(lambda part: list(map(function, part)), parts))
+
     with ThreadPoolExecutor(threads) as pool:
-        yield pool.map
+        yield run

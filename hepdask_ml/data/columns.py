@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hepdask_ml.data.basket_bytes import Basket
 from hepdask_ml.data.scatter import KINDS, Outcome, pad
 from hepdask_ml.data.with_uproot import UnreadableFile, branch_of, library, readable
 from hepdask_ml.errors import InputError
@@ -43,6 +44,9 @@ class Column:
         Of its numbers as they are stored; None where it has to come through awkward.
     header : int
         Bytes before the items of each event.
+    follows : bool
+        Whether a branch in its file counts its items and those of the first branch of the stack,
+        so that it has the lengths of that one.
     edges : (n_baskets + 1,) tuple of int
         Events at which its baskets begin, and the end.
     places : sequence
@@ -56,6 +60,7 @@ class Column:
     where: str
     dtype: np.dtype[Any] | None
     header: int
+    follows: bool
     edges: tuple[int, ...]
     places: Sequence[Any]
 
@@ -101,9 +106,19 @@ def columns_of(tree: Any, stacks: Sequence[Stack]) -> tuple[Column, ...]:
         If a branch is missing (the most similar one is named), or does not fit its stack.
     """
     where = f"{tree.file.file_path}:{tree.name}"
-    return tuple(
-        _column(tree, stack, row, where) for stack in stacks for row in range(len(stack.branches))
-    )
+    found = []
+    for stack in stacks:
+        first = _column(tree, stack, 0, where)
+        others = [_column(tree, stack, row, where) for row in range(1, len(stack.branches))]
+        found += [first, *(replace(each, follows=_follows(each, first)) for each in others)]
+    return tuple(found)
+
+
+def _follows(column: Column, first: Column) -> bool:
+    if column.stack.slots is None or column.dtype is None or column.header or first.dtype is None:
+        return False
+    counts = column.branch.count_branch
+    return counts is not None and counts is first.branch.count_branch
 
 
 def _column(tree: Any, stack: Stack, row: int, where: str) -> Column:
@@ -112,7 +127,7 @@ def _column(tree: Any, stack: Stack, row: int, where: str) -> Column:
     where = f'{where}, branch "{name}"'
     stored = _stored(branch, where) if isinstance(branch, library().TBranch) else None
     if stored is None:
-        return Column(stack, row, branch, where, None, 0, (0,), ())
+        return Column(stack, row, branch, where, None, 0, False, (0,), ())
     dtype, header, jagged = stored
     _check_depth(1 + jagged, stack, where)
     with readable(where):
@@ -127,7 +142,7 @@ def _column(tree: Any, stack: Stack, row: int, where: str) -> Column:
             (int(place[0]), int(place[1])) if isinstance(place, tuple) else place
             for place in (numbered.get(number) for number in range(len(edges) - 1))
         ]
-    return Column(stack, row, branch, where, dtype, header, edges, places)
+    return Column(stack, row, branch, where, dtype, header, False, edges, places)
 
 
 def _stored(branch: Any, where: str) -> tuple[np.dtype[Any], int, bool] | None:
@@ -153,16 +168,17 @@ def _check_depth(depth: int, stack: Stack, where: str) -> None:
         raise InputError(f"{where} has lists of lists in each event: give an expression of them")
     if depth == 2 and stack.slots is None:
         raise InputError(
-            f'{where} has a list in each event: give slots for it in stack "{stack.name}"'
+            f'{where} has a list in each event, and "{stack.name}" has no slots: give it slots (a '
+            "length), or take a number of it"
         )
     if depth == 1 and stack.slots is not None:
         raise InputError(
-            f"{where} has one number in each event: put it in a stack without slots, not in "
-            f'"{stack.name}"'
+            f'{where} has one number in each event, and "{stack.name}" has slots for items: put it '
+            "where there are none"
         )
 
 
-def lay_out(column: Column, number: int, basket: Any, batch: Tensors) -> None:
+def lay_out(column: Column, number: int, basket: Any, batch: Tensors) -> Any:
     """Put what a batch takes of a basket into its place.
 
     Parameters
@@ -171,10 +187,16 @@ def lay_out(column: Column, number: int, basket: Any, batch: Tensors) -> None:
         The branch.
     number : int
         Of the basket.
-    basket : Model_TBasket
-        Decompressed.
+    basket : Basket or Model_TBasket
+        Decompressed.  Without offsets nothing else of it was laid out but in the batches before,
+        and lengths are known.
     batch : Tensors
         Whose events to take.
+
+    Returns
+    -------
+    Basket or Model_TBasket
+        What has to be given for the next batch, if it takes of this basket as well.
 
     Raises
     ------
@@ -195,23 +217,27 @@ def lay_out(column: Column, number: int, basket: Any, batch: Tensors) -> None:
         # Numbers beyond float32 become infinite, as in the kernel.
         with np.errstate(over="ignore"):
             plane[...] = items[begin - first : end - first]
-        return
-    offsets = _offsets(column, basket, first, last)
-    if len(offsets) != last - first + 1:
-        raise _damaged(column, number)
+        return basket
+    lengths = batch.lengths[column.stack.name][rows]
+    data, offsets, rest = basket.data, None, basket
+    if isinstance(basket, Basket) and not basket.asked:
+        n_bytes = int(lengths.sum(dtype=np.int64)) * column.dtype.itemsize
+        data, rest = data[:n_bytes], replace(basket, data=data[n_bytes:])
+        if end == last and len(rest.data):
+            raise _damaged(column, number)
+    else:
+        offsets = _offsets(column, basket, first, last)
+        if len(offsets) != last - first + 1:
+            raise _damaged(column, number)
+        offsets = offsets[begin - first : end - first + 1]
     outcome = pad(
-        basket.data,
-        offsets[begin - first : end - first + 1],
-        column.dtype,
-        plane,
-        batch.lengths[column.stack.name][rows],
-        header=column.header,
-        known=column.row > 0,
+        data, offsets, column.dtype, plane, lengths, header=column.header, known=column.row > 0
     )
     if outcome is Outcome.OTHER_LENGTHS:
         raise _other_lengths(column, begin, end)
     if outcome is not Outcome.DONE:
         raise _damaged(column, number)
+    return rest
 
 
 def _offsets(column: Column, basket: Any, first: int, last: int) -> NDArray[np.int32]:
@@ -311,5 +337,5 @@ def _other_lengths(column: Column, start: int, stop: int) -> InputError:
     first = column.stack.branches[0]
     return InputError(
         f'{column.where} has not as many items as "{first}" in each of the events {start} to '
-        f"{stop}: put it in another stack"
+        f"{stop}: put them apart"
     )

@@ -13,6 +13,7 @@ import numpy as np
 
 from hepdask_ml.data.images import draw
 from hepdask_ml.data.scatter import Outcome, pad
+from hepdask_ml.data.stacks import check_room
 from hepdask_ml.errors import InputError
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def of_group(
     ------
     InputError
         If a field has lists where the group has none, or the other way round, or other numbers of
-        items than the others.
+        items than the others; if no memory holds the tensor.
     """
     columns = [found.get(each) for each in group.fields]
     offsets: NDArray[np.int64] | None = next(each for each in columns if each is not None).offsets
@@ -113,6 +114,7 @@ def of_group(
     shape: tuple[int, ...] = (n_events,)
     if offsets is not None:
         shape = (int(offsets[-1]),) if group.slots is None else (n_events, group.slots)
+    check_room((len(columns), *shape), group.dtype, group.name)
     planes: Values = np.empty((len(columns), *shape), group.dtype)
     others = iter(() if read is None else read.planes)
     for plane, items in zip(planes, columns, strict=True):
@@ -157,7 +159,8 @@ def of_image(image: Image, found: Mapping[Field, Items], where: str) -> Drawn:
     Raises
     ------
     InputError
-        If a field has no lists, or other numbers of items than the first.
+        If a field has no lists, or other numbers of items than the first; if no memory holds the
+        images.
     """
     x, y = found[image.x.field], found[image.y.field]
     weights = [None if each.weight is None else found[each.weight] for each in image.views]
@@ -169,6 +172,8 @@ def of_image(image: Image, found: Mapping[Field, Items], where: str) -> Drawn:
     for name, items in named.items():
         _check(items, x.offsets, True, f"{where}, images.{image.name}.{name}")
     assert x.offsets is not None
+    shape = (len(x.offsets) - 1, len(image.views), image.y.bins, image.x.bins)
+    check_room(shape, "float32", image.name)
     return draw(
         x.offsets,
         (image.x, image.y),

@@ -80,7 +80,7 @@ def library() -> ctypes.CDLL:
 
 def pad(
     data: NDArray[Any],
-    offsets: NDArray[Any],
+    offsets: NDArray[Any] | None,
     dtype: np.dtype[Any],
     plane: Plane,
     lengths: NDArray[np.int32],
@@ -96,7 +96,9 @@ def pad(
         The items, one event after the other.
     offsets : (n_events + 1,) int32 or int64 array
         Where each event begins, and the last one ends, in bytes: int32 for items as a TTree stores
-        them, int64 for items in the byte order of this machine.
+        them, int64 for items in the byte order of this machine.  None for items as a TTree stores
+        them, without headers: those of each event lie behind those of the one before, and
+        ``lengths`` says how many they are.
     dtype : dtype
         Kind and size of the items (`KINDS`); its byte order does not count.
     plane : (n_events, n_slots) float32 or float64 array, C-contiguous
@@ -106,7 +108,7 @@ def pad(
     header : int
         Bytes to leave out at the begin of each event, as before the items of a ``std::vector``.
     known : bool
-        Compare with ``lengths``, and leave them as they are.
+        Compare with ``lengths``, and leave them as they are.  So it is without offsets.
 
     Returns
     -------
@@ -114,20 +116,22 @@ def pad(
         The plane was filled if it is ``DONE``, and nothing but lengths written otherwise.
     """
     n_events, n_slots = plane.shape
-    wide = offsets.dtype == np.int64
+    in_memory = offsets is not None and offsets.dtype == np.int64
     for array, length in ((offsets, n_events + 1), (lengths, n_events)):
-        if len(array) != length or not array.flags.c_contiguous:
+        if array is not None and (len(array) != length or not array.flags.c_contiguous):
             raise ValueError(f"{len(array)} values in one piece for {n_events} events are no match")
     if not (plane.flags.c_contiguous and data.flags.c_contiguous and plane.dtype.kind == "f"):
         raise ValueError("items and plane have to be C-contiguous, and the plane of floats")
-    if not wide and offsets.dtype != np.int32:
+    if not in_memory and offsets is not None and offsets.dtype != np.int32:
         raise ValueError(f"offsets are int32 or int64, not {offsets.dtype}")
+    if offsets is None and header:
+        raise ValueError("events with headers need offsets")
     if not n_events:
         return Outcome.DONE
     record = _Record(
         data.ctypes.data,
         data.nbytes,
-        offsets.ctypes.data,
+        None if offsets is None else offsets.ctypes.data,
         header,
         n_events,
         n_slots,
@@ -140,7 +144,7 @@ def pad(
             ctypes.addressof(record),
             ord(dtype.kind),
             dtype.itemsize,
-            not wide,
+            not in_memory,
             plane.dtype.itemsize == 8,
         )
     )

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+import psutil
 
 from hepdask_ml.errors import InputError
 
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "float64")
 """What tensors may hold: numbers that know NaN."""
+
+
+_LARGE = 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +126,11 @@ def empty(stacks: Sequence[Stack], start: int, stop: int) -> Tensors:
     -------
     Tensors
         Whose numbers mean nothing yet.
+
+    Raises
+    ------
+    InputError
+        If no memory holds them.
     """
     n_events = stop - start
     values: dict[str, Values] = {}
@@ -130,5 +140,33 @@ def empty(stacks: Sequence[Stack], start: int, stop: int) -> Tensors:
         if stack.slots is not None:
             shape = (*shape, stack.slots)
             lengths[stack.name] = np.empty(n_events, np.int32)
+        check_room(shape, stack.dtype, stack.name)
         values[stack.name] = np.empty(shape, stack.dtype)
     return Tensors(start, stop, values, lengths)
+
+
+def check_room(shape: tuple[int, ...], dtype: str, name: str) -> None:
+    """Make sure that this machine can hold a tensor.
+
+    Systems promise more memory than there is, and end whoever fills it.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of the tensor.
+    dtype : str
+        Of its numbers.
+    name : str
+        Of the tensor, for the message.
+
+    Raises
+    ------
+    InputError
+        If it is larger than all memory.
+    """
+    n_bytes = prod(shape) * np.dtype(dtype).itemsize
+    if n_bytes > _LARGE and n_bytes > psutil.virtual_memory().total:
+        raise InputError(
+            f'a batch of tensor "{name}" takes {n_bytes / 1e9:,.0f} GB, more than this machine '
+            "has: give it a smaller length, fewer bins or fields, or give batches a smaller size"
+        )

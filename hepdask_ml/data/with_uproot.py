@@ -1,24 +1,36 @@
 """ROOT files, trees, branches: the one door to uproot and awkward, which need not be there.
 
 Only public names of uproot are used here and by those who read through this module: its files and
-sources, ``TBranch``, ``Model_TBasket`` and the interpretations.
+sources, ``TBranch``, the interpretations and compressions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from lzma import LZMAError
-from os import pread
+from os import preadv
 from pathlib import Path
 from queue import SimpleQueue
 from struct import error as StructError
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 from zlib import error as ZlibError
 
+import numpy as np
+
 from hepdask_ml.config import nearest
+from hepdask_ml.data import with_xrootd
 from hepdask_ml.errors import InputError, words
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Piece: TypeAlias = Callable[[Callable[[int], NDArray[np.uint8]]], NDArray[np.uint8]]
+
+PATIENCE_S = 60.0
+"""How long an XRootD server may take for an answer, if nobody says."""
 
 _SHOWN = 8
 _TREES = ("TTree", "TNtuple", "TNtupleD", "ROOT::RNTuple")
@@ -33,7 +45,7 @@ def library(name: str = "uproot") -> Any:
 
     Parameters
     ----------
-    name : {"uproot", "awkward", "cramjam"}
+    name : {"uproot", "awkward", "cramjam", "xxhash"}
         Which.
 
     Returns
@@ -61,7 +73,8 @@ def opened(url: str, **options: Any) -> Iterator[Any]:
     url : str
         A local path, or a URL that fsspec knows.
     **options
-        For ``uproot.open``, such as ``timeout``.
+        For ``uproot.open``, such as ``timeout``; if not given, those of `data.with_xrootd` for a
+        file with an XRootD server.
 
     Yields
     ------
@@ -74,23 +87,13 @@ def opened(url: str, **options: Any) -> Iterator[Any]:
         If it cannot be opened.
     """
     uproot = library()
+    if url.startswith(with_xrootd.SCHEMES):
+        options = {**with_xrootd.options(PATIENCE_S), **options}
     with readable(url):
         # As a mapping, so that no colon of the name is taken for the begin of a tree's name.
         file = uproot.open({url: None}, **options)
     with file:
         yield file
-
-
-class _LocalBytes:
-    """Bytes of a local file, read when uproot asks for them, which takes this for a future."""
-
-    def __init__(self, file: IO[bytes], start: int, stop: int) -> None:
-        self._file = file
-        self._start = start
-        self._stop = stop
-
-    def result(self, timeout: float | None = None) -> bytes:  # noqa: ARG002
-        return pread(self._file.fileno(), self._stop - self._start, self._start)
 
 
 def local(url: str) -> Path | None:
@@ -117,7 +120,7 @@ def local(url: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def chunks(tree: Any, ranges: Sequence[tuple[int, int]], file: IO[bytes] | None) -> list[Any]:
+def chunks(tree: Any, ranges: Sequence[tuple[int, int]], file: IO[bytes] | None) -> list[Piece]:
     """Ask for bytes of a tree's file.
 
     Parameters
@@ -133,16 +136,32 @@ def chunks(tree: Any, ranges: Sequence[tuple[int, int]], file: IO[bytes] | None)
 
     Returns
     -------
-    list of Chunk
-        As uproot has them, in the order of the ranges.
+    list of Piece
+        In the order of the ranges.  Each is called with what gives memory of some size, and gives
+        its bytes, there or elsewhere.
     """
     if not ranges:
         return []
-    source = tree.source
     if file is None:
-        return list(source.chunks(list(ranges), SimpleQueue()))
-    kind = library().source.chunk.Chunk
-    return [kind(source, start, stop, _LocalBytes(file, start, stop)) for start, stop in ranges]
+        return [
+            partial(_arrived, chunk) for chunk in tree.source.chunks(list(ranges), SimpleQueue())
+        ]
+    return [partial(_read, file.fileno(), start, stop) for start, stop in ranges]
+
+
+def _arrived(chunk: Any, memory: Callable[[int], NDArray[np.uint8]]) -> NDArray[np.uint8]:  # noqa: ARG001
+    cursor = library().source.cursor.Cursor(chunk.start)
+    found: NDArray[np.uint8] = chunk.get(chunk.start, chunk.stop, cursor, {})
+    return found
+
+
+def _read(
+    file: int, start: int, stop: int, memory: Callable[[int], NDArray[np.uint8]]
+) -> NDArray[np.uint8]:
+    into = memory(stop - start)
+    if preadv(file, [into.data], start) != len(into):
+        raise EOFError(f"it ends before byte {stop}")
+    return into
 
 
 @contextmanager
@@ -160,7 +179,7 @@ def readable(what: str) -> Iterator[None]:
         For what the file system, uproot and the decompressors raise; uproot trusts the bytes that
         it reads, so that damaged ones end in errors of any kind.
     InputError
-        If a library that fsspec asks for is not installed.
+        If a library that fsspec asks for is not installed, or it does not know the protocol.
     """
     uproot = library()
     codecs = library("cramjam")
@@ -187,12 +206,19 @@ def readable(what: str) -> Iterator[None]:
         ArithmeticError,
         EOFError,
         MemoryError,
+        NameError,
+        RecursionError,
         StructError,
         ZlibError,
         LZMAError,
         codecs.DecompressionError,
         uproot.deserialization.DeserializationError,
     ) as error:
+        if "Protocol not known" in str(error):
+            raise InputError(
+                f"{what} begins as no URL does that can be read ({words(error)}): give a local "
+                "path, or a URL that fsspec knows"
+            ) from None
         raise UnreadableFile(
             f"{what} is damaged, or is no ROOT file that can be read ({words(error)}): make or "
             "fetch it again"

@@ -3,7 +3,8 @@
 ``python -m tests.benchmarks [--only PART] [--model NAME] [--quick] [--json FILE]``
 
 The parts ``toys``, ``pool`` and ``simulation`` are those of campaigns, ``sites`` that of places to
-run, ``search``, ``quality`` and ``checkpoint`` those of searches; they run when they are asked for.
+run, ``search``, ``quality`` and ``checkpoint`` those of searches, ``reading`` that of files of
+events; they run when they are asked for.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from benchmarks.minima import misses
 from benchmarks.models import CASES, EXAMPLE, MISSING, SBOTTOM, Case
 from benchmarks.peers import peers
 from benchmarks.pool_overhead import pool_overhead
+from benchmarks.reading import reading
 from benchmarks.report import Results, about, markdown, rich_table, tables
 from benchmarks.search_checkpoint import checkpoint_cost
 from benchmarks.search_overhead import LOADS, QUICK_LOADS, asking, overhead
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 PARTS = ("speed", "peers", "minima", "footprint")
 CAMPAIGN_PARTS = ("toys", "pool", "simulation", "sites")
 SEARCH_PARTS = ("search", "quality", "checkpoint")
+DATA_PARTS = ("reading",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,7 @@ def measured(
     effort: Effort,
     console: Console,
     runs: Path | None = None,
+    events: int | None = None,
 ) -> Results:
     """Measure some parts of some cases, and say what is being done."""
     machine = {**_machine(), "load_before": _load()}
@@ -98,6 +102,8 @@ def measured(
         results.footprint.extend(footprint(effort.memory_toys, build=effort is not QUICK))
     _measure_campaigns(results, parts, effort, console)
     _measure_searches(results, parts, effort, console, runs)
+    if "reading" in parts:
+        results.reading.append(reading(quick=effort is QUICK, say=console.print, events=events))
     machine["load_after"] = _load()
     return results
 
@@ -105,7 +111,8 @@ def measured(
 def _measure_campaigns(
     results: Results, parts: Sequence[str], effort: Effort, console: Console
 ) -> None:
-    for case in (EXAMPLE, *SBOTTOM) if "toys" in parts else ():
+    cases = (EXAMPLE,) if effort is QUICK else (EXAMPLE, *SBOTTOM)
+    for case in cases if "toys" in parts else ():
         console.print(f"{case.name}: toys needed")
         results.toys[case.name] = toys_needed(case, effort.precision, effort.seeds)
     if "pool" in parts:
@@ -149,7 +156,8 @@ def _machine() -> dict[str, Any]:
     versions = {}
     for name in (
         "hepdask-ml", "numpy", "pyhf", "jax", "nextstat", "distributed", "dask-jobqueue",
-        "scikit-optimize", "scikit-learn", "optuna", "cmaes", "torch",
+        "scikit-optimize", "scikit-learn", "optuna", "cmaes", "torch", "uproot", "awkward",
+        "cramjam", "coffea",
     ):  # fmt: skip
         try:
             versions[name] = version(name)
@@ -187,7 +195,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--only",
         action="append",
-        choices=[*PARTS, *CAMPAIGN_PARTS, *SEARCH_PARTS],
+        choices=[*PARTS, *CAMPAIGN_PARTS, *SEARCH_PARTS, *DATA_PARTS],
         help="measure this part; gpu runs by itself: --only gpu --help",
     )
     parser.add_argument(
@@ -201,6 +209,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="write all numbers to this file")
     parser.add_argument("--markdown", type=Path, help="write the tables to this file")
     parser.add_argument("--runs", type=Path, help="keep searches in this file, make none again")
+    parser.add_argument("--events", type=int, help="of the files that reading makes: 1,000,000")
     parser.add_argument("--plots", type=Path, help="draw the simulation into this folder")
     return parser.parse_args(arguments)
 
@@ -213,7 +222,9 @@ def main(arguments: Sequence[str] | None = None) -> Results:
     console = Console()
     for line in MISSING:
         console.print(f"skipped {line}")
-    results = measured(chosen.only or PARTS, cases, effort, Console(stderr=True), chosen.runs)
+    results = measured(
+        chosen.only or PARTS, cases, effort, Console(stderr=True), chosen.runs, chosen.events
+    )
     # As wide as the tables need: a narrow terminal or a file wraps lines and not cells.
     wide = Console(width=max(console.width, 200))
     for table in tables(results):

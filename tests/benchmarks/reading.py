@@ -1,43 +1,57 @@
-"""How fast events become padded tensors, from the file on.
+"""How fast events become batches of tensors, from the file on.
 
-``python tests/benchmarks/reading.py [EVENTS [REPEATS]]``; it needs uproot.  Each file is read
-(a) by ``uproot`` into arrays of awkward and no further, (b) by the loop that analyses write
-themselves, and by the reader in one thread and in two.  All take turns, and the file lies in the
-page cache.  Processor time tells what sharing costs where others use the machine, too.
-
-Files made here are opened anew each time.  Published ones have so few events that opening them, in
-which all forms are alike, is most of the work: they are open already.
+All forms (`benchmarks.reading_forms`) take turns, and what is told are medians of the ratios of
+each turn, since the machine may be used by others, too; processor time says what that costs.  Files
+lie in the page cache and are opened anew each time.  Published ones have so few events that opening
+them, in which all forms are alike, is most of the work: they are open already.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeAlias
+from typing import Any
 
 import made_up
 import numpy as np
+from benchmarks.reading_forms import (
+    COMPRESSIONS,
+    FLOOR,
+    FORMS,
+    OURS,
+    C,
+    Events,
+    coffea,
+    decompressed,
+    loop,
+    megabytes,
+    ours,
+    plain,
+    read,
+    read_by_dask,
+    read_by_threads,
+    write,
+)
 
-from hepdask_ml.data.baskets import Reader
-from hepdask_ml.data.stacks import Stack
+WORKERS = 4
+EVENTS, REPEATS = 1_000_000, 5
+QUICK_EVENTS, QUICK_REPEATS = 4_000, 1
+UNALIGNED = 30_000
+"""Events of batches that cut baskets in two."""
 
-Form: TypeAlias = Callable[[Any, Path, list[Stack]], Iterator[Any]]
-
-COMPRESSIONS = {"zstd": ("ZSTD", 5), "lz4": ("LZ4", 1), "zlib": ("ZLIB", 1)}
-COLLECTIONS = {"Jet": (5.0, 8), "Muon": (1.0, 4), "Electron": (1.0, 4)}
-"""Mean number of items, and slots."""
-
-FLOATS, WHOLES, SCALARS = 8, 2, 30
-"""Branches of each collection, and those with one number for each event."""
-
-BASKET = 50_000
+MLP_BATCH = 1000
 REAL = {
     "nanoAOD_2015_CMS_Open_Data_ttbar.root": "Events",
     "nano_dy.root": "Events",
@@ -46,168 +60,229 @@ REAL = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """One file: its size, and seconds of each form, by the clock and of processors."""
+@dataclass(slots=True)
+class Rate:
+    """One form of reading one file: seconds of each turn, by the clock and of this process."""
 
     file: str
+    workers: str
+    form: str
     events: int
-    branches: int
     megabytes: float
-    seconds: dict[str, float]
-    processors: dict[str, float]
+    seconds: list[float] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)
+
+    def times(self, other: Rate | None) -> tuple[float, float] | None:
+        """How many times as fast as another one by clock and processor, in the median of turns."""
+        if other is None or other is self:
+            return None
+        return (
+            median(b / a for a, b in zip(self.seconds, other.seconds, strict=True)),
+            median(b / a for a, b in zip(self.processor, other.processor, strict=True)),
+        )
 
 
-def rounded(values: Any) -> Any:
-    """Keep ten bits of each number, as NanoAOD does, so that there is something to compress."""
-    return (values.astype("f4").view("u4") & np.uint32(0xFFFFE000)).view("f4")
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """Peak memory (MB) of a way to read, for a file and one four times as long."""
+
+    way: str
+    events: int
+    short: float
+    long: float
 
 
-def write(path: Path, compression: str, n_events: int) -> list[Stack]:
-    """Write events like those of NanoAOD, and say what to read of them."""
-    uproot, ak = import_module("uproot"), import_module("awkward")
-    rng = np.random.default_rng(1)
-    kind, level = COMPRESSIONS[compression]
-    scalars = [f"scalar{i}" for i in range(SCALARS)]
-    stacks = [Stack("event", tuple(scalars))]
-    stacks += [
-        Stack(name, tuple(f"{name}_{i}" for i in range(FLOATS + WHOLES)), slots)
-        for name, (_, slots) in COLLECTIONS.items()
-    ]
-    with uproot.recreate(path, compression=getattr(uproot, kind)(level)) as file:
-        for start in range(0, n_events, BASKET):
-            n = min(BASKET, n_events - start)
-            arrays = {name: rounded(rng.exponential(30.0, n)) for name in scalars}
-            for name, (mean, _) in COLLECTIONS.items():
-                counts = rng.poisson(mean, n)
-                total = int(counts.sum())
-                fields = [rounded(rng.exponential(30.0, total)) for _ in range(FLOATS)]
-                fields += [rng.integers(0, 6, total).astype("i4") for _ in range(WHOLES)]
-                items = {str(i): ak.unflatten(each, counts) for i, each in enumerate(fields)}
-                arrays[name] = ak.zip(items)
-            if not start:
-                kinds = {
-                    name: each.dtype if isinstance(each, np.ndarray) else each.type.content
-                    for name, each in arrays.items()
-                }
-                file.mktree("Events", kinds)
-            file["Events"].extend(arrays)
-    return stacks
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What a training on one core waited for."""
+
+    file: str
+    batch: int
+    steps: int
+    events_per_s: float
+    waited: float
+    longest_s: float
+    first_s: float
 
 
-def plain(tree: Any) -> list[Stack]:
-    """All branches of numbers of a tree: one stack without slots, and one for each with lists."""
-    uproot = import_module("uproot")
-    scalars: list[str] = []
-    lists: list[str] = []
-    for name, branch in tree.iteritems(recursive=True):
-        kind = branch.interpretation
-        jagged = isinstance(kind, uproot.AsJagged)
-        content = kind.content if jagged else kind
-        if type(content) is uproot.AsDtype and content.from_dtype.names is None:
-            (lists if jagged else scalars).append(name)
-    return [Stack("event", tuple(scalars)), *(Stack(name, (name,), 4) for name in lists)]
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """All that this part measured."""
+
+    rates: list[Rate]
+    growth: list[Growth]
+    training: list[Training]
 
 
-def awkward(tree: Any, path: Path, stacks: list[Stack]) -> Iterator[Any]:
-    """Form (a): arrays of awkward and no more."""
-    names = [name for stack in stacks for name in stack.branches]
-    yield from tree.iterate(names, step_size=BASKET)
+def reading(*, quick: bool, say: Callable[[str], Any], events: int | None = None) -> Readings:
+    """Read files made here, and those that are there.
 
-
-def loop(tree: Any, path: Path, stacks: list[Stack]) -> Iterator[Any]:
-    """Form (b): what analyses write."""
-    ak = import_module("awkward")
-    for arrays in awkward(tree, path, stacks):
-        made = {}
-        for stack in stacks:
-            planes = []
-            for name in stack.branches:
-                array = arrays[name]
-                if stack.slots is not None:
-                    array = ak.fill_none(ak.pad_none(array, stack.slots, clip=True), np.nan)
-                planes.append(ak.to_numpy(array).astype("f4"))
-            made[stack.name] = np.stack(planes)
-        yield made
-
-
-def ours(threads: int) -> Form:
-    """Read by so many threads, each batch into the same memory."""
-
-    def read(tree: Any, path: Path, stacks: list[Stack]) -> Iterator[Any]:
-        reader = Reader(tree, stacks, path=path, threads=threads)
-        for batch in reader.batches(size=BASKET, reuse=True):
-            yield batch.values
-
-    return read
-
-
-FORMS: dict[str, Form] = {"a": awkward, "b": loop, "ours": ours(1), "ours, 2 threads": ours(2)}
-
-
-def measured(path: Path, name: str, stacks: list[Stack], repeats: int, *, anew: bool) -> Reading:
-    """Read one file in all forms, which take turns; the tensors of two of them must be equal."""
-    uproot = import_module("uproot")
-
-    def opened() -> Any:
-        return uproot.open({str(path): name})
-
-    tree = opened()
-    branches = [branch for stack in stacks for branch in stack.branches]
-    for theirs, found in zip(loop(tree, path, stacks), ours(1)(tree, path, stacks), strict=True):
-        for stack, values in theirs.items():
-            np.testing.assert_array_equal(found[stack], values)
-    clock: dict[str, list[float]] = {form: [] for form in FORMS}
-    used: dict[str, list[float]] = {form: [] for form in FORMS}
-    for _ in range(repeats):
-        for form, function in FORMS.items():
-            began, before = time.perf_counter(), time.process_time()
-            for _ in function(opened() if anew else tree, path, stacks):
-                pass
-            clock[form].append(time.perf_counter() - began)
-            used[form].append(time.process_time() - before)
-    return Reading(
-        path.name,
-        int(tree.num_entries),
-        len(branches),
-        sum(tree[branch].uncompressed_bytes for branch in branches) / 1e6,
-        {form: median(values) for form, values in clock.items()},
-        {form: median(values) for form, values in used.items()},
-    )
-
-
-def reading(n_events: int = 200_000, repeats: int = 7) -> Iterator[Reading]:
-    """Read files made here, and those that are there."""
-    uproot = import_module("uproot")
-    with tempfile.TemporaryDirectory() as folder:
+    Parameters
+    ----------
+    quick : bool
+        See in seconds whether everything runs.
+    say : callable
+        Told what is being done.
+    events : int, optional
+        Of the files made here.
+    """
+    n_events, repeats = (QUICK_EVENTS, QUICK_REPEATS) if quick else (events or EVENTS, REPEATS)
+    rates: list[Rate] = []
+    growth: list[Growth] = []
+    trained: list[Training] = []
+    with tempfile.TemporaryDirectory() as folder, _cluster() as client:
         for name in COMPRESSIONS:
-            path = Path(folder) / f"{name}.root"
-            stacks = write(path, name, n_events)
-            yield measured(path, "Events", stacks, repeats, anew=True)
-            path.unlink()
+            say(f"{name}: {n_events} events")
+            found = write(Path(folder, f"{name}.root"), name, n_events)
+            cut = replace(found, size=UNALIGNED)
+            rates += measured(name, found, alone(all_forms=True), repeats)
+            rates += measured(f"{name}, baskets cut", cut, alone(), repeats, check=False)
+            if name == "zlib":
+                continue
+            with ThreadPoolExecutor(WORKERS) as pool:
+                rates += measured(name, found, side_by_side(pool, client), repeats, check=False)
+            say(f"{name}: a training")
+            trained.append(training(name, Path(found.path)))
+            if name == "zstd":
+                say("memory")
+                short = write(Path(folder, "short.root"), name, n_events // WORKERS)
+                growth = memory(short, found)
+            Path(found.path).unlink()
     for name, tree in REAL.items():
         path = made_up.DATA / "root" / name
         if path.exists():
-            with uproot.open({str(path): tree}) as opened:
-                stacks = plain(opened)
-            yield measured(path, tree, stacks, repeats, anew=False)
+            say(name)
+            with plain(path, tree) as found:
+                rates += measured(name.removesuffix(".root"), found, alone(), 3 * repeats)
+    return Readings(rates, growth, trained)
 
 
-def main() -> None:
-    """Print a table, and all numbers to the other stream."""
-    head = ("file", "events", "MB", "form", "k events/s", "MB/s", "x(a)", "x(b)", "CPU s")
-    print("{:20} {:>8} {:>6} {:16} {:>10} {:>6} {:>5} {:>5} {:>7}  x(a)  x(b)".format(*head))
-    for found in reading(*(int(argument) for argument in sys.argv[1:])):
-        for form in FORMS:
-            took, used = found.seconds[form], found.processors[form]
-            print(
-                f"{found.file[:20]:20} {found.events:8} {found.megabytes:6.1f} {form:16} "
-                f"{found.events / took / 1e3:10.1f} {found.megabytes / took:6.0f} "
-                f"{found.seconds['a'] / took:5.2f} {found.seconds['b'] / took:5.2f} {used:7.3f} "
-                f"{found.processors['a'] / used:5.2f} {found.processors['b'] / used:5.2f}"
-            )
-        print(json.dumps(asdict(found)), file=sys.stderr)
+Way = Callable[[Events], Any]
 
 
-if __name__ == "__main__":
-    main()
+def alone(*, all_forms: bool = False) -> dict[tuple[str, str], Way]:
+    """What one core does."""
+    ways: dict[tuple[str, str], Way] = {("1", form): partial(_read_all, form) for form in FORMS}
+    if all_forms:
+        ways["1", FLOOR] = decompressed
+        executor = import_module("coffea.processor").IterativeExecutor(status=False)
+        ways["1", C] = partial(_coffea, executor)
+    return ways
+
+
+def side_by_side(pool: ThreadPoolExecutor, client: Any) -> dict[tuple[str, str], Way]:
+    """What four workers do: threads of one process, and processes of Dask."""
+    threads, processes = f"{WORKERS} threads", f"{WORKERS} Dask workers"
+    ways: dict[tuple[str, str], Way] = {}
+    for form in FORMS:
+        ways[threads, form] = partial(_threads, pool, form)
+        ways[processes, form] = partial(_dask, client, form)
+    executor = import_module("coffea.processor").DaskExecutor(client=client, status=False)
+    ways[processes, C] = partial(_coffea, executor)
+    return ways
+
+
+def _read_all(form: str, events: Events) -> None:
+    read(form, events, 0, events.n_events)
+
+
+def _threads(pool: ThreadPoolExecutor, form: str, events: Events) -> None:
+    # Ours has threads that share a batch; the others read a part of the file each.
+    if form == OURS:
+        _read_all(form, replace(events, threads=WORKERS))
+    else:
+        read_by_threads(pool, form, events, WORKERS)
+
+
+def _dask(client: Any, form: str, events: Events) -> None:
+    read_by_dask(client, form, events, WORKERS)
+
+
+def _coffea(executor: Any, events: Events) -> None:
+    coffea(events, executor)
+
+
+def measured(
+    name: str,
+    events: Events,
+    ways: dict[tuple[str, str], Way],
+    repeats: int,
+    *,
+    check: bool = True,
+) -> list[Rate]:
+    """Read one file in all ways, which take turns; the tensors of two of them must be equal."""
+    if check:
+        equal(events)
+    size = megabytes(events)
+    rates = {key: Rate(name, *key, events.n_events, size) for key in ways}
+    # In a turn before the first one workers import what they need.
+    for turn in range(-1 if repeats > 1 else 0, repeats):
+        for key, way in ways.items():
+            began, before = time.perf_counter(), time.process_time()
+            way(events)
+            if turn >= 0:
+                rates[key].seconds.append(time.perf_counter() - began)
+                rates[key].processor.append(time.process_time() - before)
+    return list(rates.values())
+
+
+def equal(events: Events) -> None:
+    """Compare our tensors with those of the loop, on every event."""
+    end = events.n_events
+    for theirs, found in zip(loop(events, 0, end), ours(events, 0, end), strict=True):
+        for stack, values in theirs.items():
+            np.testing.assert_array_equal(found[stack].numpy(), values)
+
+
+def others(rates: list[Rate], rate: Rate) -> dict[str, Rate]:
+    """Give what a rate is compared with, by form: of the same file, by as many workers."""
+    same = (rate.file, rate.workers)
+    return {each.form: each for each in rates if (each.file, each.workers) == same}
+
+
+def memory(short: Events, long: Events) -> list[Growth]:
+    """Measure how memory grows with a file."""
+    few, many = (_alone("memory", each.path) for each in (short, long))
+    return [Growth(way, short.n_events, few[way], many[way]) for way in few]
+
+
+def training(name: str, path: Path) -> Training:
+    """Measure what a training waits for."""
+    found = _alone("training", str(path), str(MLP_BATCH))
+    return Training(
+        name,
+        MLP_BATCH,
+        int(found["steps"]),
+        found["events"],
+        found["waited"],
+        found["longest"],
+        found["first"],
+    )
+
+
+def _alone(*arguments: str) -> dict[str, float]:
+    script = Path(__file__).with_name("reading_alone.py")
+    tests = str(script.parents[1])
+    path = os.pathsep.join(filter(None, [tests, os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, str(script), *arguments],
+        env=os.environ | {"PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@contextmanager
+def _cluster() -> Iterator[Any]:
+    """Worker processes with the settings that Dask gives them."""
+    distributed = import_module("distributed")
+    with (
+        distributed.LocalCluster(
+            n_workers=WORKERS, threads_per_worker=1, dashboard_address="127.0.0.1:0"
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client

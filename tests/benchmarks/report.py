@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.models import CASES
+from benchmarks.reading import others
+from benchmarks.reading_forms import A, B
 from rich import box
 from rich.table import Table as RichTable
 
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
     from benchmarks.minima import Misses
     from benchmarks.peers import Peer
     from benchmarks.pool_overhead import Measured
+    from benchmarks.reading import Growth, Readings, Training
     from benchmarks.search_overhead import Asking, Waited
     from benchmarks.search_quality import Compared
     from benchmarks.simulation import Outcome
@@ -54,6 +58,7 @@ class Results:
     search: list[Waited] = field(default_factory=list)
     quality: list[Compared] = field(default_factory=list)
     checkpoint: list[Measured] = field(default_factory=list)
+    reading: list[Readings] = field(default_factory=list)
 
 
 def tables(results: Results) -> list[Table]:
@@ -74,7 +79,8 @@ def tables(results: Results) -> list[Table]:
         made.append(_simulation_table("What moves it, fewer workers", results.variants))
     if results.sites:
         made.append(_sites_table(results.sites))
-    return [*made, *_tables_of_searches(results)]
+    made += _tables_of_searches(results)
+    return made + [table for found in results.reading for table in _reading_tables(found)]
 
 
 def _tables_of_searches(results: Results) -> list[Table]:
@@ -317,6 +323,64 @@ def _search_table(found: list[Waited]) -> Table:
         for each in found
     ]
     return Table("Searches with four workers", header, rows)
+
+
+def _reading_tables(found: Readings) -> list[Table]:
+    header = [
+        "file", "workers", "form", "k events/s", "MB/s", "x (a)", "x (b)",
+        "CPU s for 1 M events", "CPU x (a)", "CPU x (b)",
+    ]  # fmt: skip
+    rows = []
+    for rate in found.rates:
+        took = median(rate.seconds)
+        peers = others(found.rates, rate)
+        times = [rate.times(peers.get(form)) for form in (A, B)]
+        used = _number(median(rate.processor) / rate.events * 1e6)
+        by_processor = [used, *(f"{each[1]:.2f}" if each else NOTHING for each in times)]
+        rows.append(
+            [
+                rate.file,
+                rate.workers,
+                rate.form,
+                _number(rate.events / took / 1e3),
+                _number(rate.megabytes / took),
+                *(f"{each[0]:.2f}" if each else NOTHING for each in times),
+                # Other processes have accounts of their own.
+                *([NOTHING] * 3 if "Dask" in rate.workers else by_processor),
+            ]
+        )
+    made = [Table("From a file to batches of torch tensors", header, rows)]
+    made += [_growth_table(found.growth)] if found.growth else []
+    return made + ([_training_table(found.training)] if found.training else [])
+
+
+def _growth_table(found: list[Growth]) -> Table:
+    n = found[0].events
+    header = ["read so far", f"{n:,} events (MB)", "four times as many (MB)", "more (MB)"]
+    rows = [
+        [each.way, f"{each.short:.0f}", f"{each.long:.0f}", f"{each.long - each.short:.0f}"]
+        for each in found
+    ]
+    return Table("Peak memory of a process", header, rows)
+
+
+def _training_table(found: list[Training]) -> Table:
+    header = [
+        "file", "batch", "steps", "k events/s", "waited", "longest (ms)", "first batch after (s)",
+    ]  # fmt: skip
+    rows = [
+        [
+            each.file,
+            str(each.batch),
+            str(each.steps),
+            _number(each.events_per_s / 1e3),
+            f"{100.0 * each.waited:.2f} %",
+            f"{1e3 * each.longest_s:.1f}",
+            f"{each.first_s:.1f}",
+        ]
+        for each in found
+    ]
+    return Table("A training on one core, read by one thread", header, rows)
 
 
 def _share(value: float | None) -> str:

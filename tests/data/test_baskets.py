@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hepdask_ml.data import columns, with_uproot
+from hepdask_ml.data import baskets, columns, with_uproot
+from hepdask_ml.data.basket_bytes import Basket, unpacked
 from hepdask_ml.data.baskets import Reader, reader
 from hepdask_ml.data.stacks import Stack, Tensors
 from hepdask_ml.data.with_uproot import UnreadableFile, opened
@@ -158,14 +159,23 @@ def test_file_behind_a_url(path: Path) -> None:
     assert with_uproot.local(f"file://{path}") == with_uproot.local(str(path)) == path
 
 
+def test_protocol_that_nobody_knows() -> None:
+    with (
+        pytest.raises(InputError, match="Protocol not known: foo") as caught,
+        opened("foo://a.root"),
+    ):
+        pass
+    assert not isinstance(caught.value, UnreadableFile)
+
+
 def test_library_that_a_url_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(*args: Any, **options: Any) -> Any:
-        raise ImportError("install fsspec-xrootd to open root:// URLs")
+        raise ImportError("install s3fs to open s3:// URLs")
 
     monkeypatch.setattr(uproot, "open", absent)
     with (
         pytest.raises(InputError, match=r"//a.root needs .*install hepdask-ml\[data\]"),
-        reader("root://h//a.root", STACKS),
+        reader("s3://h//a.root", STACKS),
     ):
         pass
 
@@ -201,18 +211,17 @@ def test_any_range_in_batches_of_any_size(
 def test_each_basket_is_decompressed_once(
     unaligned: Unaligned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kind = uproot.models.TBasket.Model_TBasket
-    read, keys = kind.read, []
+    read, seen = unpacked, []
 
-    def counted(chunk: Any, *args: Any) -> Any:
-        keys.append(chunk.start)
-        return read(chunk, *args)
+    def counted(stored: Any, *args: Any, **options: Any) -> Any:
+        seen.append(stored.tobytes())
+        return read(stored, *args, **options)
 
-    monkeypatch.setattr(kind, "read", counted)
+    monkeypatch.setattr(baskets, "unpacked", counted)
     for _ in Reader(unaligned, STACKS).batches(size=13):
         pass
     n_baskets = sum(unaligned[n].num_baskets for stack in STACKS for n in stack.branches)
-    assert len(keys) == len(set(keys)) == n_baskets
+    assert len(seen) == len(set(seen)) == n_baskets
 
 
 def test_the_same_branch_may_be_in_two_stacks(path: Path) -> None:
@@ -278,8 +287,14 @@ def test_empty_tree(tmp_path: Path) -> None:
     ("stacks", "message"),
     [
         ([Stack("a", ("Jet_Pt",), 2)], ':Events has no branch "Jet_Pt": did you mean "Jet_pt"?'),
-        ([Stack("a", ("Jet_pt",))], 'branch "Jet_pt" has a list in each event: give slots for it'),
-        ([Stack("a", ("met",), 2)], 'branch "met" has one number in each event: put it in a stack'),
+        (
+            [Stack("a", ("Jet_pt",))],
+            'branch "Jet_pt" has a list in each event, and "a" has no slots: give',
+        ),
+        (
+            [Stack("a", ("met",), 2)],
+            'branch "met" has one number in each event, and "a" has slots for',
+        ),
         ([Stack("a", ("met",)), Stack("a", ("event",))], "two stacks have the same name"),
         ([Stack("a", ("Jet_pt", "Muon_pt"), 2)], 'not as many items as "Jet_pt" in each of the'),
     ],
@@ -389,6 +404,51 @@ def test_damaged_basket(tmp_path: Path, codec: str) -> None:
         assert_same(found.read(0, 90))
         with pytest.raises(UnreadableFile, match=r'branch "Jet_flavour" is damaged'):
             found.read(80, 100)
+
+
+def test_lengths_of_the_first_branch_stand_in_for_offsets(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, without = unpacked, []
+
+    def counted(*args: Any, offsets: bool) -> Any:
+        without.append(not offsets)
+        return read(*args, offsets=offsets)
+
+    monkeypatch.setattr(baskets, "unpacked", counted)
+    jets = ak.zip(
+        {"pt": EVENTS["Jet_pt"], "tag": EVENTS["Jet_tag"], "flavour": EVENTS["Jet_flavour"]}
+    )
+    path = path.with_name("zipped.root")
+    with uproot.recreate(path) as file:
+        file.mktree("Events", {"Jet": jets.type.content})
+        for start in range(0, N_EVENTS, 100):
+            file["Events"].extend({"Jet": jets[start : start + 100]})
+    stack = Stack("jets", JETS, slots=3)
+    with reader(str(path), [stack]) as found:
+        for start, stop, n_without in ((0, N_EVENTS, 6), (0, 150, 4), (100, 200, 2), (110, 190, 0)):
+            tensors = found.read(start, stop)
+            np.testing.assert_array_equal(
+                tensors.values["jets"], EXPECTED["jets"][:, start:stop], strict=True
+            )
+            assert sum(without) == n_without
+            without.clear()
+        for batch in found.batches(40, N_EVENTS, size=70):
+            part = slice(batch.start, batch.stop)
+            np.testing.assert_array_equal(batch.values["jets"], EXPECTED["jets"][:, part])
+
+
+def test_items_that_are_not_those_of_the_lengths(path: Path) -> None:
+    with opened(str(path)) as file:
+        [column] = columns.columns_of(file["Events"], [Stack("jets", ("Jet_pt",), slots=3)])
+    first, last = column.edges[:2]
+    lengths = np.ones(last, np.int32)
+    whole = Tensors(first, last, {"jets": np.empty((1, last, 3), np.float32)}, {"jets": lengths})
+    for n_items, batch in ((last - 1, whole), (last + 1, whole), (20, whole.part(0, 30))):
+        items = np.zeros(4 * n_items, np.uint8)
+        basket = Basket(items, None, False, items)
+        with pytest.raises(UnreadableFile, match="basket 0 does not hold what it says"):
+            columns.lay_out(column, 0, basket, batch)
 
 
 def test_counts_stand_in_for_offsets(unaligned: Unaligned) -> None:

@@ -49,6 +49,11 @@ def test_items_get_slots_in_their_events(
     assert (room[[0, -1]] == -1.0).all()
     again = pad(data, offsets, stores, plane, lengths, header=header, known=True)
     assert again is Outcome.DONE
+    if stored and not header:
+        room[...] = -1.0
+        assert pad(data, None, stores, plane, lengths) is Outcome.DONE
+        np.testing.assert_array_equal(plane, expected.astype(dtype))
+        assert (room[[0, -1]] == -1.0).all()
 
 
 @given(lists=items.filter(len), data=st.data())
@@ -72,6 +77,16 @@ def test_other_lengths_are_found_out() -> None:
         given_lengths = np.array(lengths, np.int32)
         assert pad(content, offsets, kind, plane, given_lengths, known=True) is outcome
         assert given_lengths.tolist() == lengths
+
+
+@pytest.mark.parametrize("lengths", [[1, 1], [1, 3], [-1, 4], [2**31 - 1, 2**31 - 1]])
+def test_lengths_that_are_none_of_the_items(lengths: list[int]) -> None:
+    plane = np.full((2, 2), -1.0, np.float32)
+    content, known = np.zeros(12, np.uint8), np.array(lengths, np.int32)
+    assert pad(content, None, np.dtype(">f4"), plane, known) is Outcome.DAMAGED
+    assert (plane == -1.0).all()
+    with pytest.raises(ValueError, match="headers need offsets"):
+        pad(content, None, np.dtype(">f4"), plane, known, header=4)
 
 
 def test_kinds_that_the_kernel_does_not_know() -> None:

@@ -18,7 +18,7 @@ typedef int64_t Index;
 struct Record {
     const uint8_t* data;
     Index n_bytes;
-    const void* offsets;  // n_events + 1 positions in bytes
+    const void* offsets;  // n_events + 1 positions in bytes; null: lengths are known, and items have no gaps
     Index header;         // bytes to leave out at the begin of each event
     Index n_events;
     Index n_slots;
@@ -80,7 +80,19 @@ Outcome check(const Record& r) {
     return wrong ? DAMAGED : other ? OTHER_LENGTHS : DONE;
 }
 
-template <class In, class Out, bool SWAPPED, int WIDTH, class Offset>
+// Whether known lengths make up the data.
+template <class In>
+Outcome check_lengths(const Record& r) {
+    Index total = 0;
+    int32_t signs = 0;
+    for (Index event = 0; event < r.n_events; ++event) {
+        total += r.lengths[event];
+        signs |= r.lengths[event];
+    }
+    return signs < 0 || total * (Index)sizeof(In) != r.n_bytes ? DAMAGED : DONE;
+}
+
+template <class In, class Out, bool SWAPPED, int WIDTH, class Offset, bool GAPLESS>
 void fill(const Record& r) {
     const Offset* const offsets = (const Offset*)r.offsets;
     const int32_t* const lengths = r.lengths;
@@ -90,12 +102,17 @@ void fill(const Record& r) {
     const Index whole = (n_slots + WIDTH - 1) / WIDTH * WIDTH;
     const Index last_read = r.n_bytes - r.header - whole * (Index)sizeof(In);
     Out* const plane = (Out*)r.plane;
-    Index fast = n_events;
-    while (fast > 0 && ((fast - 1) * n_slots + whole > n_events * n_slots || offsets[fast - 1] > last_read)) --fast;
+    Index fast = n_events, at = r.n_bytes;
+    for (; fast > 0; --fast) {
+        at = GAPLESS ? at - lengths[fast - 1] * (Index)sizeof(In) : offsets[fast - 1];
+        if ((fast - 1) * n_slots + whole <= n_events * n_slots && at <= last_read) break;
+    }
+    at = 0;
     for (Index event = 0; event < fast; ++event) {
-        const uint8_t* from = data + offsets[event];
-        Out* to = plane + event * n_slots;
         const int32_t length = lengths[event];
+        const uint8_t* from = data + (GAPLESS ? at : offsets[event]);
+        at += length * (Index)sizeof(In);
+        Out* to = plane + event * n_slots;
         for (int32_t slot = 0; slot < (int32_t)n_slots; slot += WIDTH) {
             Out values[WIDTH];
             for (int32_t k = 0; k < WIDTH; ++k) values[k] = (Out)item<In, SWAPPED>(from + (slot + k) * sizeof(In));
@@ -103,22 +120,30 @@ void fill(const Record& r) {
         }
     }
     for (Index event = fast; event < n_events; ++event) {
-        const uint8_t* from = data + offsets[event];
+        const uint8_t* from = data + (GAPLESS ? at : offsets[event]);
+        at += lengths[event] * (Index)sizeof(In);
         Out* to = plane + event * n_slots;
         for (Index slot = 0; slot < n_slots; ++slot)
             to[slot] = slot < lengths[event] ? (Out)item<In, SWAPPED>(from + slot * sizeof(In)) : none;
     }
 }
 
-template <class In, class Out, bool SWAPPED, class Offset>
+template <class In, class Out, bool SWAPPED, class Offset, bool GAPLESS>
 Outcome pad(const Record& r) {
-    const Outcome found = r.lengths_known ? check<In, Offset, true>(r) : check<In, Offset, false>(r);
+    const Outcome found = GAPLESS           ? check_lengths<In>(r)
+                          : r.lengths_known ? check<In, Offset, true>(r)
+                                            : check<In, Offset, false>(r);
     if (found != DONE) return found;
     if (r.n_slots <= 4)
-        fill<In, Out, SWAPPED, 4, Offset>(r);
+        fill<In, Out, SWAPPED, 4, Offset, GAPLESS>(r);
     else
-        fill<In, Out, SWAPPED, 8, Offset>(r);
+        fill<In, Out, SWAPPED, 8, Offset, GAPLESS>(r);
     return found;
+}
+
+template <class In, class Out, bool SWAPPED, class Offset>
+Outcome pad(const Record& r) {
+    return r.offsets ? pad<In, Out, SWAPPED, Offset, false>(r) : pad<In, Out, SWAPPED, Offset, true>(r);
 }
 
 // As they lie in a TTree: turned round, positions of 32 bits; as in memory: neither.
