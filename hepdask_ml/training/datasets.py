@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 STEPS = ("drop", "repeat")
 """How ranks come to the same number of batches."""
 
+GATHERED = 2
+"""Batches that are gathered from what was read before they are asked for."""
+
 
 @dataclass(slots=True)
 class _Place:
@@ -58,9 +61,9 @@ class Dataset:
     """The batches of a stream, shuffled, and shared among ranks.
 
     Each rank has its part of the events, and each event is some rank's once an epoch, unless
-    ``steps`` says otherwise.  While a batch is used, the next portion of events is read by a thread,
-    which ends with the iteration.  In memory are at most ``prefetch + 1`` portions, and what is read
-    of a span at a time.
+    ``steps`` says otherwise.  While a batch is used, a thread reads the next portion of events, and
+    another one gathers the next batches; they end with the iteration.  In memory are at most
+    ``prefetch + 1`` portions, some batches, and what is read of a span at a time.
 
     Parameters
     ----------
@@ -208,13 +211,27 @@ class Dataset:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Go on with the epoch from where the data set stands, to its end.
 
-        Yields
-        ------
-        dict
-            A batch, see the head of this module; its arrays are the consumer's own.
+        Returns
+        -------
+        iterator of dict
+            Batches, see the head of this module; their arrays are the consumer's own.
         """
-        for events in self.handed_out(1, self._alone):
-            yield batch_of(events)
+        return self.finished(batch_of)
+
+    def finished(self, finish: Callable[[Mixture], Any]) -> Iterator[Any]:
+        """Go on as an iteration does, with batches that are finished by a function.
+
+        Parameters
+        ----------
+        finish : callable
+            Makes a batch of events; in another thread, ahead of need.
+
+        Returns
+        -------
+        iterator
+            Of what it made.
+        """
+        return self.handed_out(1, partial(self._alone, finish))
 
     def seek(self, epoch: int) -> None:
         """Go to the beginning of an epoch.
@@ -349,15 +366,26 @@ class Dataset:
         events : Mixture
             The batch.
         """
-        mark = begin or Mark()
+        yield from self._course(epoch, begin or Mark(), (worker, workers), _never)
+
+    def _course(
+        self, epoch: int, mark: Mark, part: tuple[int, int], over: Callable[[], bool]
+    ) -> Iterator[tuple[Mark, Mixture]]:
+        """Go through the batches of one worker, until nobody wants them any more."""
+        worker, workers = part
         total = None
         if self.steps is not None:
             total = self.steps // workers + (worker < self.steps % workers)
             if mark.done == total:
                 return
         shard, n_shards = self.rank * workers + worker, self.world * workers
-        held = Held()
-        make = partial(self._pieces, epoch, (shard, n_shards), mark, held.free)
+        held, begin = Held(), mark
+
+        def make(unwanted: Callable[[], bool]) -> Iterator[Piece]:
+            return self._pieces(
+                epoch, (shard, n_shards), begin, held.free, lambda: unwanted() or over()
+            )
+
         for piece in ahead(make, self._prefetch):
             held.add(piece)
             del piece
@@ -371,10 +399,14 @@ class Dataset:
             yield held.first(self._batch, mark)
 
     def _alone(
-        self, epoch: int, marks: Sequence[Mark], _turn: int
-    ) -> Iterator[tuple[int, Mark, Mixture]]:
-        for mark, events in self.course(epoch, marks[0]):
-            yield 0, mark, events
+        self, finish: Callable[[Mixture], Any], epoch: int, marks: Sequence[Mark], _turn: int
+    ) -> Iterator[tuple[int, Mark, Any]]:
+        def make(over: Callable[[], bool]) -> Iterator[tuple[int, Mark, Any]]:
+            for mark, events in self._course(epoch, marks[0], (0, 1), over):
+                yield 0, mark, finish(events)
+
+        # Shuffled events are gathered behind the back of whoever trains.
+        return ahead(make, GATHERED if self._prefetch else 0)
 
     def _pieces(
         self,
@@ -473,3 +505,7 @@ def batch_of(events: Mixture) -> dict[str, Any]:
         "files": events.files,
         "events": events.events,
     }
+
+
+def _never() -> bool:
+    return False

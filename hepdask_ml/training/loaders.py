@@ -106,7 +106,7 @@ class Loader:
         if self._workers:
             batches = self.dataset.handed_out(self._workers, self._course)
         else:
-            batches = map(tensors_of, self.dataset)
+            batches = self.dataset.finished(lambda events: tensors_of(batch_of(events)))
         return map(_nested, batches) if self._nested else batches
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Pieces of portions, and the batches that are cut out of them.
 
-What is read has other lengths than batches, which reach over the borders of portions.  A *mark* says
-where a batch begins, so that it can be cut again from there without what was before.
+What is read has other lengths than batches, which reach over the borders of portions.  A *mark*
+says where a batch begins, so that it can be cut again from there without what was before.
 """
 
 from __future__ import annotations

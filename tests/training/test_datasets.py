@@ -267,12 +267,12 @@ def test_errors_of_the_thread_come_out_where_batches_are_used() -> None:
     assert data.index == 5
 
 
-def test_a_thread_reads_ahead_and_ends_with_the_iteration() -> None:
+def test_threads_work_ahead_and_end_with_the_iteration() -> None:
     stream = Made((100,))
     data = Dataset(stream, 10, buffer=20, span=20)
     iterator = iter(data)
     next(iterator)
-    assert len(ours()) == 1
+    assert len(ours()) == 2  # one reads, one gathers batches
     del iterator
     assert not ours()
     assert stream.threads == {"hepdask-ml ahead"}
