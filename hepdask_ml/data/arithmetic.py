@@ -105,10 +105,13 @@ def _bits(sign: str, function: Callable[..., Numbers]) -> Callable[..., Numbers]
     """
 
     def apply(*values: Numbers) -> Numbers:
-        if {each.dtype.kind for each in values} not in ({"b"}, {"i"}):
+        kinds = {each.dtype.kind for each in values}
+        if kinds not in ({"b"}, {"i"}):
+            # What may be missing is NaN, which no whole number is.
+            nor = ", nor floating point (x[0] is, unlike first(x, 0))" if "f" in kinds else ""
             raise InputError(
-                f"{sign} takes conditions or whole numbers, not both: put comparisons in brackets, "
-                "or write and, or, not"
+                f"{sign} takes conditions or whole numbers, not both{nor}: put comparisons in "
+                "brackets, or write and, or, not"
             )
         return function(*values)
 

@@ -27,7 +27,7 @@ from hepdask_ml.config import read_yaml
 from hepdask_ml.data import bounded
 from hepdask_ml.data.forms import check_whole
 from hepdask_ml.data.replicas import options_of, reason
-from hepdask_ml.data.sources import Files, Source, sources
+from hepdask_ml.data.sources import Files, Source, is_pattern, sources
 from hepdask_ml.data.with_uproot import UnreadableFile, local, opened, readable, tree_of
 from hepdask_ml.errors import InputError
 
@@ -42,7 +42,6 @@ PATIENCE_S = 86_400.0
 TIMEOUT_S = 60.0
 """How long a server may take for an answer, if nobody says."""
 
-_PATTERN = frozenset("*[")
 _LISTS = (".json", ".yaml", ".yml")
 _LOOKERS = 8
 _SHOWN = 5
@@ -176,7 +175,7 @@ class Arrivals(Iterator[Source]):
         timeout: float = TIMEOUT_S,
     ) -> None:
         names = [name for name, _ in _leaves(files)]
-        patterns = [name for name in names if not _PATTERN.isdisjoint(name)]
+        patterns = [name for name in names if is_pattern(name)]
         if not names:
             raise InputError("there are no files to wait for: name at least one")
         if not poll_s > 0.0:

@@ -141,8 +141,18 @@ class Field:
         """
         if self.call is None:
             return Expression(self.expression).items(arrays)
-        given = {name: array_of(name, arrays) for name in self.branches}
+        given = _Given({name: array_of(name, arrays) for name in self.branches})
         return items_of(self.call(given), "its result")
+
+
+class _Given(dict[str, Any]):
+    """The branches that a function gets."""
+
+    def __missing__(self, name: str) -> Any:
+        raise InputError(
+            f'its function asks for branch "{name}", and gets {", ".join(self)}: name all that it '
+            "takes in its branches"
+        )
 
 
 def _field(name: str, expression: str, pickled: bytes, branches: tuple[str, ...]) -> Field:

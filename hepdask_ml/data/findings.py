@@ -53,7 +53,17 @@ def looked_at(features: Features) -> Features:
     -------
     Features
         The same for all that differ in slots, scales, forms, images and labels alone.
+
+    Raises
+    ------
+    InputError
+        If there are images alone.
     """
+    if not features.groups:
+        raise InputError(
+            "the features have images alone, and nothing of these depends on a scan: make the "
+            "tensors without one"
+        )
     groups = [
         replace(
             group,

@@ -120,6 +120,8 @@ class Look:
     edges : tuple of int
         Events at which a range had better begin: what is stored in one piece of every branch that
         is read ends there.
+    url : str
+        The copy that was looked into; empty if nobody noted it.
     """
 
     n_events: int
@@ -127,6 +129,7 @@ class Look:
     uuid: str = ""
     size: int = 0
     edges: tuple[int, ...] = ()
+    url: str = ""
 
 
 @runtime_checkable
@@ -249,7 +252,8 @@ def branches_of(tree: Any, names: Sequence[str] | None, where: str) -> tuple[str
         known = tree.keys()
         found: dict[str, None] = {}
         for name in ["*"] if names is None else names:
-            if _PATTERN.isdisjoint(name):
+            # Some branches have such a sign in their name.
+            if name in known or _PATTERN.isdisjoint(name):
                 _check_array(tree, name, where)
                 found[name] = None
             else:
@@ -264,7 +268,7 @@ def _check_array(tree: Any, name: str, where: str) -> None:
         raise
     except InputError as error:
         raise MissingBranch(str(error), name) from None
-    if not _is_array(branch):
+    if not _is_array(branch, named=True):
         raise InputError(
             f'{where} has a branch "{name}", but uproot makes no array of it '
             f"({branch.typename or 'of unknown type'}): leave it out"
@@ -286,12 +290,12 @@ def _fitting(tree: Any, pattern: str, known: Sequence[str], where: str) -> list[
     return fitting
 
 
-def _is_array(branch: Any) -> bool:
+def _is_array(branch: Any, *, named: bool = False) -> bool:
     """Whether a branch can be an array of awkward, on its own."""
     uproot = library()
     if not isinstance(branch, uproot.TBranch):
-        # A part of a field of an RNTuple comes with the field.
-        return "." not in branch.path and not branch.path.startswith("_collection")
+        # A part of a field of an RNTuple comes with the field, if nobody asks for it alone.
+        return (named or "." not in branch.path) and not branch.path.startswith("_collection")
     kind = branch.interpretation
     # What has branches of its own holds nothing beside them that could be read, and uproot gives an
     # exception for the kind of what it does not know.
@@ -401,8 +405,8 @@ class Arrays:
                     part = next(parts, None)
                 if part is None or len(part) != min(size, stop - at):
                     raise UnreadableFile(
-                        f"{where} ends at event {at + len(part or ())}, before {stop}: make or "
-                        "fetch the file again"
+                        f"{where} ends at event {at + (0 if part is None else len(part))}, before "
+                        f"{stop}: make or fetch the file again"
                     )
                 at += len(part)
                 yield at, part

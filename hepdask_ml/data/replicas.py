@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
@@ -178,13 +178,14 @@ class Reading(Generic[T]):
         """
 
         def read(url: str) -> Generator[Look]:
-            work = partial(self._look, source, url, **options_of(url, self.timeout_s))
-            yield bounded.call(work, self.timeout_s, url)
+            yield replace(self._looked(source, url), url=url)
 
         [look] = self._tried(source, servers, read, lambda: False)
         return look
 
-    def parts(self, span: Span, size: int, servers: Servers) -> Iterator[tuple[int, T]]:
+    def parts(
+        self, span: Span, size: int, servers: Servers, known: Look | None = None
+    ) -> Generator[tuple[int, T]]:
         """Read a range of events part by part, whichever copies answer.
 
         Parameters
@@ -195,6 +196,8 @@ class Reading(Generic[T]):
             Of them in a part; the last one has what is left, and so has one behind a failure.
         servers : Servers
             Which to ask last.
+        known : Look, optional
+            What is known of the file: other copies have to be the same one.
 
         Yields
         ------
@@ -213,6 +216,8 @@ class Reading(Generic[T]):
         at = span.start
 
         def read(url: str) -> Generator[tuple[int, T]]:
+            if known is not None and known.uuid and url != known.url:
+                self._check_copy(span.source, url, known)
             options = options_of(url, self.timeout_s)
             work = partial(self.form.batches, span.source, url, at, span.stop, size, **options)
             yield from bounded.steps(work, self.timeout_s, url)
@@ -227,6 +232,19 @@ class Reading(Generic[T]):
         for stop, part in self._tried(span.source, servers, read, complete):
             at = stop
             yield stop, part
+
+    def _check_copy(self, source: Source, url: str, known: Look) -> None:
+        """Refuse another file under the name of a copy: its events are others."""
+        found = self._looked(source, url)
+        if found.uuid and (found.uuid, found.n_events) != (known.uuid, known.n_events):
+            raise UnreadableFile(
+                f"{url} is no copy of {known.url or source.url} as it was, but another file with "
+                f"{found.n_events} events: name copies only, and write none of them anew meanwhile"
+            )
+
+    def _looked(self, source: Source, url: str) -> Look:
+        work = partial(self._look, source, url, **options_of(url, self.timeout_s))
+        return bounded.call(work, self.timeout_s, url)
 
     def _look(self, source: Source, url: str, **options: Any) -> Look:
         if isinstance(self.form, Looks):

@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
+from math import inf
+from operator import index
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -26,6 +29,8 @@ from fsspec.implementations.local import LocalFileSystem
 from hepdask_ml.config import read_yaml
 from hepdask_ml.errors import InputError, words
 
+LOG = logging.getLogger(__name__)
+
 Files: TypeAlias = "str | Path | Mapping[str, Any] | Sequence[Any]"
 
 LOGICAL = "/store/"
@@ -34,7 +39,10 @@ LOGICAL = "/store/"
 # The name of a tree stands behind a file's name, and that behind any port: h:1094//a.root:Events.
 _WITH_TREE = re.compile(r"(?P<url>.+\.root(?:\.\d+)?(?:\?[^:]*)?):(?P<tree>[^:?]+)")
 _LISTS = (".json", ".json.gz", ".yaml", ".yml")
-_PATTERN = re.compile(r"[*\[]")
+
+
+class MissingFile(InputError):
+    """There is no such file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +152,8 @@ def sources(
     Raises
     ------
     InputError
-        If a local file is missing, a pattern fits nothing, a file is there twice in one data set,
-        or something is no name of a file.
+        If a local file is missing with all its replicas, a pattern fits nothing, an event is there
+        twice in one data set, or something is no name of a file.
 
     Examples
     --------
@@ -164,17 +172,29 @@ def sources(
     found = tuple(replace(source, tree=source.tree or tree) for source in expanded)
     if not found:
         raise InputError("there are no files to read: name at least one")
-    seen = set()
-    for source in found:
-        key = (source.dataset, source.url, source.tree, source.steps)
-        if key in seen:
-            part = f' of data set "{source.dataset}"' if source.dataset else ""
-            raise InputError(
-                f"{source.url} is there twice{part}, so that its events would count twice: name "
-                "it once"
-            )
-        seen.add(key)
+    _check_once(found)
     return found
+
+
+def is_pattern(name: str) -> bool:
+    """Tell whether a name may stand for many files.
+
+    Parameters
+    ----------
+    name : str
+        A path or URL.
+
+    Returns
+    -------
+    bool
+        Whether it has ``*``, ``[`` or, in a path, ``?``, which begins the query of a URL.
+
+    Examples
+    --------
+    >>> is_pattern("nano_?.root"), is_pattern("https://host/a.root?token=b")
+    (True, False)
+    """
+    return not frozenset("*[" if "://" in name else "*?[").isdisjoint(name)
 
 
 def spans(
@@ -232,6 +252,27 @@ def _nearest(border: int, edges: Sequence[int], reach: float) -> int:
     return near if abs(near - border) < reach else border
 
 
+def _check_once(found: Sequence[Source]) -> None:
+    """No event of a data set may count twice."""
+    ranges: dict[tuple[str, str, str | None], list[tuple[float, float]]] = {}
+    for source in found:
+        key = (source.dataset, source.url, source.tree)
+        ranges.setdefault(key, []).extend(source.steps or ((0, inf),))
+    for (dataset, url, _), steps in ranges.items():
+        behind = 0.0
+        for start, stop in sorted(step for step in steps if step[0] < step[1]):
+            if start < behind:
+                part = f' of data set "{dataset}"' if dataset else ""
+                twice = (
+                    f"{url} is there twice{part}, so that its events"
+                    if inf in (behind, stop)
+                    else f"{url}{part} has events {start} to {min(behind, stop)} in two of its "
+                    "steps, so that they"
+                )
+                raise InputError(f"{twice} would count twice: name each once")
+            behind = stop
+
+
 def _expanded(files: Any, servers: Sequence[str], where: str) -> Iterator[Source]:
     """Give the sources of whatever names files."""
     if isinstance(files, Source):
@@ -282,19 +323,33 @@ def _entry(name: str, value: Any, servers: Sequence[str]) -> Iterator[Source]:
 
 def _steps(given: Any, name: str) -> tuple[tuple[int, int], ...]:
     try:
-        return tuple((int(start), int(stop)) for start, stop in given or ())
+        steps = tuple((index(start), index(stop)) for start, stop in given or ())
+        ascending = all(0 <= start <= stop for start, stop in steps)
     except (TypeError, ValueError):
+        ascending = False
+    if not ascending:
         raise InputError(
             f"{name} has the steps {given!r:.60}: each is a pair, the first event and the one "
             "behind the last"
-        ) from None
+        )
+    return steps
 
 
 def _copies(names: Sequence[Any], servers: Sequence[str], where: str) -> Source:
     """One source of several that are the same file."""
-    found = [source for name in names for source in _expanded(name, servers, where)]
+    found: list[Source] = []
+    missing: MissingFile | None = None
+    for name in names:
+        try:
+            found += _expanded(name, servers, where)
+        except MissingFile as error:
+            # Copies come and go: that is what the others are for.
+            LOG.warning("%s; its other copies are read", error)
+            missing = error
     if not found:
-        raise InputError(f"{where} has a list of replicas with nothing in it: name a file")
+        raise missing or InputError(
+            f"{where} has a list of replicas with nothing in it: name a file"
+        )
     urls = tuple(dict.fromkeys(url for source in found for url in source.urls))
     return replace(found[0], url=urls[0], replicas=urls[1:])
 
@@ -335,10 +390,12 @@ def _listed(path: Path) -> Any:
 
 
 def _local(name: str) -> list[str]:
+    if not name.strip():
+        raise InputError("a file has the empty name: leave it out, or write it whole")
     path = Path(name).expanduser()
     if path.is_file():
         return [str(path.absolute())]
-    if _PATTERN.search(name):
+    if is_pattern(name):
         found = [each for each in LocalFileSystem().glob(str(path)) if Path(each).is_file()]
         if not found:
             raise InputError(f"no file has a name like {name}: check the pattern")
@@ -346,11 +403,11 @@ def _local(name: str) -> list[str]:
     if path.is_dir():
         raise InputError(f"{name} is a folder: write {name.rstrip('/')}/*.root for its files")
     advice = "give redirectors for logical names" if name.startswith(LOGICAL) else "check the name"
-    raise InputError(f"there is no file {name}: {advice}")
+    raise MissingFile(f"there is no file {name}: {advice}")
 
 
 def _remote(url: str) -> list[str]:
-    if not _PATTERN.search(url):
+    if not is_pattern(url):
         return [url]
     try:
         system, path = fsspec.core.url_to_fs(url)

@@ -10,13 +10,15 @@ is a worker; or mapped: a function goes over all spans, in threads or on a Dask 
 from __future__ import annotations
 
 import logging
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from html import escape
 from itertools import chain
+from operator import index
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from hepdask_ml.data import bounded
@@ -38,6 +40,7 @@ LOG = logging.getLogger(__name__)
 SIZE = 100_000
 """Events in a part, if nobody says."""
 
+_LIST = re.compile(r"(?:vector|ROOT::(?:VecOps::)?RVec)<(?P<items>.*)>")
 _LOOKERS = 8
 _UNDER_WAY = 32
 _SHOWN = 5
@@ -211,7 +214,8 @@ class Stream(Generic[T]):
         UnreadableFile
             If no copy of it can be read, whatever was chosen: there is nothing else to give.
         """
-        [(_, part)] = self._reading.parts(span, _length(span), self._servers)
+        known = self._looks.get(span.source)
+        [(_, part)] = self._reading.parts(span, _length(span), self._servers, known)
         return part
 
     def batches(self, span: Span | None = None, size: int | None = None) -> Iterator[T]:
@@ -238,7 +242,8 @@ class Stream(Generic[T]):
         for each in [span] if span else self._spans(None):
             at = each.start
             try:
-                for stop, part in self._reading.parts(each, size, self._servers):
+                known = self._looks.get(each.source)
+                for stop, part in self._reading.parts(each, size, self._servers, known):
                     at = stop
                     yield part
             except UnreadableFile as error:
@@ -284,14 +289,18 @@ class Stream(Generic[T]):
         """
         ranges = self._spans(self._parts_of(size))
         if client is not None:
+            if not hasattr(client, "asynchronous"):
+                raise InputError(
+                    f"{client!r:.60} is no client: give a distributed.Client of the cluster"
+                )
             if client.asynchronous:
                 raise InputError("the client is asynchronous: give one that waits for its results")
             yield from self._results(
                 ranges, function, partial(client.submit, pure=False), partial(_window, client)
             )
             return
-        if threads < 1:
-            raise InputError(f"{threads} threads read nothing: give one or more")
+        if _whole(threads) < 1:
+            raise InputError(f"{threads!r} threads read nothing: give one or more")
         pool = ThreadPoolExecutor(threads)
         try:
             yield from self._results(ranges, function, pool.submit, lambda: 2 * threads)
@@ -314,7 +323,8 @@ class Stream(Generic[T]):
             for span in chain(ranges, [None]):
                 if span is not None:
                     work = partial(_applied, self._reading, function, self._servers.resting())
-                    under_way.append((span, submit(work, span)))
+                    known = self._looks.get(span.source)
+                    under_way.append((span, submit(work, span, known and replace(known, edges=()))))
                 # What is done is given before others are asked for: files may still have to come.
                 while under_way and (
                     span is None or under_way[0][1].done() or len(under_way) >= window()
@@ -431,11 +441,15 @@ class Stream(Generic[T]):
 
 
 def _applied(
-    reading: Reading[T], function: Callable[[T], R], resting: Sequence[str], span: Span
+    reading: Reading[T],
+    function: Callable[[T], R],
+    resting: Sequence[str],
+    span: Span,
+    known: Look | None,
 ) -> tuple[R, tuple[str, ...]]:
     """Apply a function to a range of events, and tell which servers failed: a worker's task."""
     servers = reading.servers(resting)
-    [(_, part)] = reading.parts(span, _length(span), servers)
+    [(_, part)] = reading.parts(span, _length(span), servers, known)
     return function(part), tuple(set(servers.resting()) - set(resting))
 
 
@@ -449,13 +463,21 @@ def _window(client: Any) -> int:
 
 
 def _sensible(size: int) -> int:
-    if size < 1:
-        raise InputError(f"parts of {size} events are none: give a size of one or more")
-    return size
+    if _whole(size) < 1:
+        raise InputError(f"parts of {size!r} events are none: give a size of one or more")
+    return int(size)
+
+
+def _whole(number: Any) -> int:
+    """Give a whole number, and 0 for what is none."""
+    try:
+        return index(number)
+    except TypeError:
+        return 0
 
 
 def _length(span: Span) -> int:
-    if span.start >= span.stop:
+    if not 0 <= span.start < span.stop:
         raise InputError(
             f"events {span.start} to {span.stop} of {span.source.url} are none: name some"
         )
@@ -476,16 +498,35 @@ def _check_kinds(source: Source, look: Look, first: Source, expected: Look) -> N
                 f'branch "{name}" is in {there.url}, but not in {lacking.url}: name the branches '
                 "that all files have, or leave one of the files out"
             )
-        if before != now:
+        if _general(before) != _general(now):
             raise InputError(
                 f'branch "{name}" is {before} in {first.url}, but {now} in {source.url}: read them '
                 "as two streams, or make one of them again"
             )
 
 
+def _general(kind: str) -> str:
+    """Name a type as TTrees and RNTuples both would, which become the same arrays."""
+    kind = kind.replace("std::", "").replace(" ", "")
+    found = _LIST.fullmatch(kind)
+    return f"{_general(found['items'])}[]" if found else kind
+
+
 def _there(error: MissingBranch, first: Source) -> InputError:
     """Say that another file has what one has not."""
     return InputError(f"{error}; {first.url} has it")
+
+
+def _names_of(branches: Any) -> tuple[str, ...]:
+    if not isinstance(branches, Iterable):
+        raise InputError(f"branches are {branches!r:.60}: give a list of names")
+    names = (branches,) if isinstance(branches, str) else tuple(branches)
+    wrong = next((each for each in names if not isinstance(each, str) or not each), None)
+    if wrong is not None:
+        raise InputError(f"branches hold {wrong!r:.60}: give names, or patterns with *")
+    if not names:
+        raise InputError("branches are an empty list: name at least one, or leave it out for all")
+    return names
 
 
 def events(
@@ -537,13 +578,13 @@ def events(
     >>> stream = events("nano_*.root", ["Jet_pt", "Muon_*"], tree="Events")  # doctest: +SKIP
     >>> n_jets = sum(stream.map(count_jets, client))  # doctest: +SKIP
     """
-    named = (branches,) if isinstance(branches, str) else branches
+    named = None if branches is None else _names_of(branches)
     if form is not None and (named is not None or schema is not None):
         raise InputError("a form knows its branches and its schema: give them to the form")
     if form is None and schema is not None:
-        form = Nano(schema, tuple(named or ()))
+        form = Nano(schema, named or ())
     elif form is None:
-        form = Arrays(None if named is None else tuple(named))
+        form = Arrays(named)
     if not isinstance(files, Iterator):
         found = sources(files, tree=tree, redirectors=redirectors)
         return Stream(found, form, size=size, **options)

@@ -304,16 +304,18 @@ class _Maker:
             return None
         if not isinstance(field, Field):
             return np.full(len(events), self._label, np.float32)
+        numbers = self._flat(name, found[field])
         with np.errstate(over="ignore"):
-            numbers = self._flat(name, found[field]).astype(np.float32)
-        wrong = np.flatnonzero(~np.isfinite(numbers))
+            kept = numbers.astype(np.float32)
+        wrong = np.flatnonzero(~np.isfinite(kept))
         if len(wrong):
             first = wrong[0]
+            beyond = ", which no float32 holds," if np.isfinite(numbers[first]) else ""
             raise InputError(
-                f"{self._where}, {name}: {_said(field)} is {numbers[first]:g} in event "
+                f"{self._where}, {name}: {_said(field)} is {numbers[first]:g}{beyond} in event "
                 f"{events[first]}: leave such events out by the selection, or make the file again"
             )
-        return numbers
+        return kept
 
     def _flat(self, name: str, items: Items) -> NDArray[Any]:
         if items.offsets is not None:
@@ -356,6 +358,11 @@ def _label_of(source: Source, labels: Field | Mapping[str, float] | None) -> flo
     """Give the label of all events of a file, if its data set says it."""
     if labels is None or isinstance(labels, Field):
         return None
+    if not source.dataset:
+        raise InputError(
+            f"{source.url} is of no data set, and labels are by data set: name the files as "
+            f"{{{next(iter(labels))!r}: [...]}}"
+        )
     if source.dataset not in labels:
         near = nearest(source.dataset, list(labels)) or [f"there are {', '.join(labels)}"]
         raise InputError(
@@ -407,6 +414,11 @@ def tensors(
     spec = read_features(features)
     scalers = None
     if scan is not None:
+        if not hasattr(scan, "scalers"):
+            raise InputError(
+                f"the scan is {scan!r:.60}: give what data.scan.scan has found, or Scan.load of "
+                "the file in which it is kept"
+            )
         scalers = scan.scalers(spec)
         spec = spec.resolved(scan)
     form = FeatureForm(spec, scalers, threads, reuse)

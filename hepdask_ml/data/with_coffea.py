@@ -76,6 +76,8 @@ class Nano:
     branches: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if not isinstance(self.schema, str):
+            raise InputError(f"schema is {self.schema!r:.60}: give the name of one of coffea's")
         made = nanoevents()
         known = {name.removesuffix("Schema"): name for name in dir(made) if "Schema" in name}
         spelt = {name.casefold(): name for name in known}

@@ -8,7 +8,8 @@ import hepdask_ml
 from hepdask_ml.campaign.campaign import Campaign
 from hepdask_ml.campaign.ledger import Identity
 from hepdask_ml.campaign.pool import TARGET_S
-from hepdask_ml.errors import CampaignError
+from hepdask_ml.data.streams import Stream
+from hepdask_ml.errors import CampaignError, InputError
 from hepdask_ml.streaming.runner import EventRunner
 from hepdask_ml.streaming.strategy import Arriving, Listed
 from hepdask_ml.streaming.summary import EventsResult, result
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hepdask_ml.campaign.ledger import Ledger
-    from hepdask_ml.data.streams import Stream
 
 KIND = "events"
 
@@ -63,7 +63,7 @@ def process_events(
     Raises
     ------
     InputError
-        If the ledger is of something else.
+        If the ledger is of something else, or there is no function or no stream.
 
     Examples
     --------
@@ -72,6 +72,14 @@ def process_events(
     >>> campaign = process_events(fill, stream, ledger="muons.db")  # doctest: +SKIP
     >>> campaign.run(client).value["pt"].plot()  # doctest: +SKIP
     """
+    if not callable(function):
+        raise InputError(
+            f"{function!r:.60} is no function: give one that takes a part of the events"
+        )
+    if not isinstance(stream, Stream):
+        raise InputError(
+            f"{stream!r:.60} is no stream: give what events or tensors make of the names of files"
+        )
     strategy = Listed(stream) if stream.arrivals is None else Arriving(stream, stream.arrivals)
     form = getattr(stream.form, "digest", None) or repr(stream.form)
     return Campaign(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hepdask_ml.campaign.unit import Done
+from hepdask_ml.data.forms import Look
+from hepdask_ml.data.replicas import Reading
 from hepdask_ml.data.sources import Span, source_of
 from hepdask_ml.data.streams import Stream
 from hepdask_ml.data.with_uproot import UnreadableFile
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 
     from hepdask_ml.campaign.unit import Block
     from hepdask_ml.data.forms import Form
+    from hepdask_ml.data.sources import Source
 
 UNREADABLE = "no copy can be read: "
 """How the error of a unit begins whose file cannot be read, and not what the function raised."""
@@ -25,8 +29,9 @@ UNREADABLE = "no copy can be read: "
 class EventRunner:
     """Calls a function with the events of a block.
 
-    The spec of a unit holds the ``source``, and ``first``, the event that its step 0 is; None means
-    that the file could not be read when it was planned: its only step is all that is in it.
+    The spec of a unit holds the ``source``, the ``uuid`` and the ``events`` of its file, and
+    ``first``, the event that its step 0 is; None means that the file could not be read when it was
+    planned: its only step is all that is in it.
 
     Attributes
     ----------
@@ -58,20 +63,30 @@ class EventRunner:
         """
         source = source_of(block.spec["source"])
         first = block.spec["first"]
-        stream = Stream(
-            [source], self.form, size=self.size, attempts=self.attempts, timeout=self.timeout
-        )
         value, reached = None, block.start
         try:
             if first is None:
-                for part in stream:
-                    value = join(value, self.function(part))
-                n_events = sum(span.stop - span.start for span in stream.spans())
-                return Done(block.stop, packed({"events": n_events, "value": value}))
-            while reached < block.stop and not enough():
-                stop = min(reached + self.size, block.stop)
-                part = stream.read(Span(source, first + reached, first + stop))
-                value, reached = join(value, self.function(part)), stop
+                return self._whole(block, source)
+            reading = Reading(self.form, self.attempts, self.timeout)
+            servers = reading.servers()
+            # Whichever copy is opened: it may have been written anew since it was planned.
+            known = Look(block.spec["events"], uuid=block.spec["uuid"])
+            span = Span(source, first + block.start, first + block.stop)
+            with closing(reading.parts(span, self.size, servers, known)) as parts:
+                while reached < block.stop and not enough():
+                    behind, part = next(parts)
+                    value, reached = join(value, self.function(part)), behind - first
         except UnreadableFile as error:
             raise UnreadableFile(f"{UNREADABLE}{error}") from None
         return Done(reached, packed({"events": reached - block.start, "value": value}))
+
+    def _whole(self, block: Block, source: Source) -> Done:
+        """Work a file of which nobody knows how many events it has."""
+        stream = Stream(
+            [source], self.form, size=self.size, attempts=self.attempts, timeout=self.timeout
+        )
+        value = None
+        for part in stream:
+            value = join(value, self.function(part))
+        n_events = sum(span.stop - span.start for span in stream.spans())
+        return Done(block.stop, packed({"events": n_events, "value": value}))

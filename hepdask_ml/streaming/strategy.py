@@ -10,6 +10,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from hepdask_ml.campaign.unit import Unit
+from hepdask_ml.data.forms import Look
 from hepdask_ml.data.sources import spans
 from hepdask_ml.data.streams import Stream
 from hepdask_ml.errors import InputError
@@ -119,26 +120,32 @@ def units(stream: Stream[Any], sources: Sequence[Source], history: History) -> l
     for source in new:
         look = looks.get(source)
         if look is None:
-            found.append(_unit(source, None, 1, 1))
+            found.append(_unit(source, Look(0), None, 1))
         elif look.n_events == 0:
             # Planned all the same: known files are not looked into again.
-            found.append(_unit(source, 0, 0, 1))
+            found.append(_unit(source, look, 0, 0))
         else:
             found += [
-                _unit(source, span.start, span.stop - span.start, stream.size)
+                _unit(source, look, span.start, span.stop - span.start, stream.size)
                 for span in spans(source, look.n_events, look.n_events)
             ]
     return found
 
 
-def _unit(source: Source, first: int | None, total: int, grain: int) -> Unit:
+def _unit(source: Source, look: Look, first: int | None, total: int, grain: int = 1) -> Unit:
     name = _name(source)
     part = f" from {first:,}" if first else ""
     of = f" of {source.dataset}" if source.dataset else ""
     return Unit(
         f"{name}/{first or 0}",
         total,
-        spec={"source": replace(source, steps=()).spec(), "file": name, "first": first},
+        spec={
+            "source": replace(source, steps=()).spec(),
+            "file": name,
+            "uuid": look.uuid,
+            "events": look.n_events,
+            "first": first,
+        },
         title=f"events{part} in {PurePosixPath(source.url).name}{of}",
         grain=max(1, min(grain, total)),
     )

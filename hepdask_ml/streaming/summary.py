@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from hepdask_ml.campaign.ledger import Ledger
+    from hepdask_ml.campaign.unit import Record
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,13 +26,14 @@ class EventsResult:
     value : object
         Of all of them; None if there are none yet.
     datasets : mapping of str to object
-        By data set, where there are any.
+        By data set, where there are any; None for one without events.
     n_events : int
         Which it is made of.
     n_files : int
         Whose events were read, or are to be.
     missing : mapping of str to str
-        Files that could not be read and were passed over, and why.
+        Files that could not be read and were passed over, with their events where these are
+        known, and why.
     failed : mapping of str to str
         Ranges of events for which the function failed three times, and why.
     finished : bool
@@ -107,13 +109,15 @@ def result(ledger: Ledger) -> EventsResult:
     for record in records:
         source = record.unit.spec["source"]
         files.add(record.unit.spec["file"])
+        datasets.setdefault(source["dataset"], None)
         for _, _, document in ledger.results(record.unit.key):
             block = unpacked(document)
             n_events += block["events"]
             datasets[source["dataset"]] = join(datasets.get(source["dataset"]), block["value"])
         if record.error is not None:
-            unreadable = record.error.startswith(UNREADABLE)
-            (missing if unreadable else failed)[source["url"]] = record.error
+            of = missing if record.error.startswith(UNREADABLE) else failed
+            before = f"{of[source['url']]}; " if source["url"] in of else ""
+            of[source["url"]] = f"{before}{_lost(record)}{record.error}"
     value = None
     for each in datasets.values():
         value = join(value, each)
@@ -126,6 +130,14 @@ def result(ledger: Ledger) -> EventsResult:
         failed=failed,
         finished=bool(records) and not any(record.open for record in records),
     )
+
+
+def _lost(record: Record) -> str:
+    """Say which events are missing, where their number is known."""
+    first = record.unit.spec["first"]
+    if first is None:
+        return ""
+    return f"events {first + record.done:,} to {first + record.unit.total:,}: "
 
 
 def _facts(found: EventsResult) -> list[str]:

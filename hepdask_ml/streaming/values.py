@@ -1,9 +1,10 @@
 """What a function makes of events: numbers, arrays, histograms, and dictionaries and lists of them.
 
 Values of neighbouring ranges are joined as coffea accumulates: numbers, arrays and histograms are
-added, dictionaries are joined item by item, lists one behind the other.  In a ledger they are JSON,
-so that nobody who opens one runs code of whoever wrote it; histograms are written in the form that
-their libraries agree on (UHI).
+added, dictionaries are joined item by item, lists one behind the other.  Sums have 64 bits,
+whatever the parts have: those of float32 would lose digits, and those of uint8 wrap round, the more
+the smaller the parts are.  In a ledger they are JSON, so that nobody who opens one runs code of
+whoever wrote it; histograms are written in the form that their libraries agree on (UHI).
 
 References
 ----------
@@ -24,11 +25,14 @@ from hepdask_ml.errors import InputError
 
 _SCHEMA = "uhi_schema"
 _ARRAY = "hepdask_ml_array"
+_WIDE = {"b": np.int64, "i": np.int64, "u": np.uint64, "f": np.float64}
 _KINDS = "numbers, texts, arrays, histograms, and dictionaries and lists of them"
 
 
 def join(one: Any, other: Any) -> Any:
     """Join the values of two ranges of events, neither of which is changed.
+
+    Numbers and arrays become those of 64 bits; conditions are counted.
 
     Parameters
     ----------
@@ -51,7 +55,7 @@ def join(one: Any, other: Any) -> Any:
     {'n': 7, 'files': ['a', 'b'], 'muons': 2}
     """
     if one is None or other is None:
-        return other if one is None else one
+        return _wide(other if one is None else one)
     if isinstance(one, dict) and isinstance(other, dict):
         return {key: join(one.get(key), other.get(key)) for key in dict.fromkeys([*one, *other])}
     if isinstance(one, list) and isinstance(other, list):
@@ -64,12 +68,24 @@ def join(one: Any, other: Any) -> Any:
             "are not joined: let the function give the same kind for all events, and equal texts"
         )
     try:
-        return one + other
+        return _wide(one) + _wide(other)
     except (TypeError, ValueError) as error:
         raise InputError(
             f"what the function gave for two ranges of events cannot be added ({error}): let it "
             "give the same shapes and axes for all events"
         ) from None
+
+
+def _wide(value: Any) -> Any:
+    """Give numbers in 64 bits, as sums of them need it."""
+    if isinstance(value, dict):
+        return {key: _wide(each) for key, each in value.items()}
+    if isinstance(value, np.integer | np.floating | np.bool_):
+        return float(value) if isinstance(value, np.floating) else int(value)
+    if isinstance(value, np.ndarray) and value.dtype.kind in _WIDE and value.itemsize <= 8:
+        whole = value.dtype.kind == "u" and value.itemsize < 8
+        return value.astype(_WIDE["i" if whole else value.dtype.kind], copy=False)
+    return value
 
 
 def packed(value: Any) -> bytes:
@@ -114,9 +130,7 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, str | bool):
         return value
     if isinstance(value, dict):
-        wrong = next((key for key in value if not isinstance(key, str)), None)
-        if wrong is not None:
-            raise InputError(f"the function gave the key {wrong!r:.40}: keys have to be texts")
+        _check_keys(value)
         return {key: _plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
@@ -135,6 +149,19 @@ def _plain(value: Any) -> Any:
     raise InputError(
         f"the function gave a {type(value).__name__}, which a ledger cannot keep: give {_KINDS}"
     )
+
+
+def _check_keys(value: dict[Any, Any]) -> None:
+    """Refuse keys that JSON would change, or that mean something else in a ledger."""
+    wrong = next((key for key in value if not isinstance(key, str)), None)
+    if wrong is not None:
+        raise InputError(f"the function gave the key {wrong!r:.40}: keys have to be texts")
+    taken = next((key for key in (_ARRAY, _SCHEMA) if key in value), None)
+    if taken is not None:
+        raise InputError(
+            f'the function gave the key "{taken}", which marks what a ledger keeps: '
+            "call it otherwise"
+        )
 
 
 def _of_plain(value: dict[str, Any]) -> Any:

@@ -603,6 +603,7 @@ BAD_DATA = [
     ("first(pt, eta)", "must be one number for each event"),
     ("n >= 2 & met > 20", "& takes conditions or whole numbers, not both"),
     ("met & 1", "& takes conditions or whole numbers"),
+    ("id[0] & 1", "not both, nor floating point (x[0] is, unlike first(x, 0)): put"),
     ("~met", "~ takes conditions or whole numbers"),
     ("n << 63", "shift whole numbers by 0 to 62 places"),
     ("n >> met", "shift whole numbers"),

@@ -543,6 +543,12 @@ def test_function_without_its_branch_is_not_called() -> None:
         field.items({"MET_Pt": np.asarray([1.0])})
 
 
+def test_function_that_asks_for_more_is_told() -> None:
+    field = Field("sum", call=lambda arrays: arrays["x"] + arrays["y"], branches=("x",))
+    with pytest.raises(InputError, match='its function asks for branch "y", and gets x: name all'):
+        field.items({name: np.asarray([1.0]) for name in "xy"})
+
+
 class Tool:
     """Its state is in no source text."""
 

@@ -347,6 +347,13 @@ def test_questions_that_make_no_sense(
         scan(files, SPEC).slots(group, percentile)
 
 
+def test_images_need_no_scan(files: dict[str, list[str]]) -> None:
+    axis = {"expression": "Jet_pt", "bins": 2, "low": 0, "high": 1}
+    image = {"x": axis, "y": axis, "views": ["counts"]}
+    with pytest.raises(InputError, match="the features have images alone, and nothing of these"):
+        scan(files, {"images": {"one": image}})
+
+
 def test_nobody_to_read(files: dict[str, list[str]]) -> None:
     with pytest.raises(InputError, match="0 threads read nothing"):
         scan(files, SPEC, threads=0)

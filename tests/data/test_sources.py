@@ -41,6 +41,7 @@ def test_path_is_given_in_full(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     [
         ("*.root", ["a.root", "b.root"]),
         ("[b]*.root", ["b.root"]),
+        ("?.root", ["a.root", "b.root"]),
         ("**/*.root", ["a.root", "b.root", "deep/c.root"]),
     ],
 )
@@ -95,6 +96,19 @@ def test_list_within_a_list_holds_replicas() -> None:
     assert one.urls == ("root://a//f.root", "root://b//f.root")
     assert one.tree == "Events"
     assert other.urls == ("root://a//g.root",)
+
+
+def test_copy_that_is_gone_leaves_the_others(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    [one] = sources([["gone.root", str(folder / "a.root"), "root://h//a.root"]])
+    assert one.urls == (str(folder / "a.root"), "root://h//a.root")
+    assert "there is no file gone.root" in caplog.text
+
+
+def test_file_may_be_named_for_each_of_its_ranges() -> None:
+    ranges = [{"root://h//a.root": {"steps": [step]}} for step in ([5, 9], [0, 5], [5, 5])]
+    assert len(sources(ranges)) == 3
 
 
 FILESET = {
@@ -163,6 +177,18 @@ def test_source_survives_json() -> None:
         ({"tt": {"files": [3]}}, 'data set "tt" holds 3'),
         ([["root://h//a.root"], []], "a list of replicas with nothing in it"),
         ({"root://h//a.root": {"steps": [3]}}, r"has the steps \[3\]: each is a pair"),
+        ({"root://h//a.root": {"steps": [[9, 5]]}}, r"has the steps \[\[9, 5\]\]: each is a pair"),
+        ({"root://h//a.root": {"steps": [[0, 5.5]]}}, "each is a pair"),
+        (
+            {"root://h//a.root": {"steps": [[0, 50], [60, 70], [20, 60]]}},
+            "a.root has events 20 to 50 in two of its steps, so that they would count twice",
+        ),
+        (
+            {"tt": {"files": [{"root://h//a.root": {"steps": [[0, 5]]}}, "root://h//a.root"]}},
+            'a.root is there twice of data set "tt"',
+        ),
+        ("", "a file has the empty name"),
+        ([["missing.root", "also.root"]], "there is no file also.root"),
         ("nowhere.json", "nowhere.json cannot be read"),
         ("nosuch://h/*.root", "install what reads such URLs"),
         ("bad.json", "bad.json is no JSON"),

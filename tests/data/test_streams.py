@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import distributed
 import made_up
@@ -310,6 +310,20 @@ def test_branches_are_the_same_in_all_files(kinds: Any, match: str) -> None:
         stream.spans()
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("float[]", "std::vector<float>"),
+        ("vector<vector<int32_t> >", "std::vector<std::vector<std::int32_t>>"),
+        ("float[]", "ROOT::VecOps::RVec<float>"),
+        ("uint32_t", "std::uint32_t"),
+    ],
+)
+def test_trees_and_ntuples_may_be_in_one_stream(one: str, other: str) -> None:
+    kinds = {"a": {"x": one}, "b": {"x": other}}
+    assert len(made_up_stream(MadeUp({"a": 1, "b": 1}, kinds=kinds)).spans()) == 2
+
+
 def test_file_without_events_has_no_branches() -> None:
     form = MadeUp({"a": 0, "b": 2}, kinds={"b": {"x": "int"}})
     assert joined(iter(made_up_stream(form))) == [0, 1]
@@ -447,6 +461,31 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
         ),
         "the client is asynchronous",
     ),
+    "no client": (
+        lambda _: list(made_up_stream(MadeUp({"a": 1})).map(len, "tcp://host:8786")),
+        "'tcp://host:8786' is no client: give",
+    ),
+    "half a size": (
+        lambda _: made_up_stream(MadeUp({"a": 1}), size=1.5),
+        "parts of 1.5 events are none",
+    ),
+    "half a thread": (
+        lambda _: list(made_up_stream(MadeUp({"a": 1})).map(len, threads=cast("int", 1.5))),
+        "1.5 threads read nothing",
+    ),
+    "span before the first event": (
+        lambda _: made_up_stream(MadeUp({"a": 9})).read(Span(Source("a"), -3, 3)),
+        "events -3 to 3 of a are none",
+    ),
+    "no branches": (lambda path: events(path, []), "branches are an empty list"),
+    "number for a branch": (
+        lambda path: events(path, ["met", cast("str", 3)]),
+        "branches hold 3: give names",
+    ),
+    "number for branches": (
+        lambda path: events(path, cast("str", 3)),
+        "branches are 3: give a list of names",
+    ),
     "span": (
         lambda _: made_up_stream(MadeUp({"a": 1})).read(Span(Source("a"), 3, 3)),
         "events 3 to 3 of a are none",
@@ -541,6 +580,52 @@ def test_arrays_of_an_rntuple(tmp_path: Path) -> None:
     [part] = events(path)
     assert part.fields == ["x", "Jet_pt"]
     assert part.Jet_pt.to_list() == [[1.0], [], [2.0], [], []]
+
+
+def test_field_within_a_field_of_an_rntuple(tmp_path: Path) -> None:
+    pytest.importorskip("uproot", minversion="5.7")
+    path = tmp_path / "ntuple.root"
+    with uproot.recreate(path) as file:
+        file.mkrntuple(
+            "Events", {"jet": ak.Array([{"pt": 1.0, "eta": 0.5}, {"pt": 2.0, "eta": 0}])}
+        )
+    [part] = events(path, ["jet.pt"])
+    assert part.jet.to_list() == [{"pt": 1.0}, {"pt": 2.0}]
+    [part] = events(path, ["*"])
+    assert part.fields == ["jet"]
+
+
+def test_name_with_the_sign_of_a_pattern(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.root", **dict[str, Any]({"pt[GeV]": np.arange(N_EVENTS)}))
+    [part] = events(path, ["pt[GeV]", "pt[[]G*"])
+    assert part.fields == ["pt[GeV]"]
+
+
+def test_copy_with_fewer_events_is_no_copy(path: Path, tmp_path: Path) -> None:
+    damaged, other = damage(path, tmp_path / "damaged.root"), write(tmp_path / "b.root", 0, 60)
+    with pytest.raises(UnreadableFile, match=r"b.root is no copy .*, but another file with 60 "):
+        list(events([[damaged, other]], "met", attempts=1))
+
+
+@pytest.mark.parametrize("ways", ["iterate", "map", "read"])
+def test_another_file_under_the_name_of_a_copy(ways: str, path: Path, tmp_path: Path) -> None:
+    damaged = damage(path, tmp_path / "damaged.root")
+    other = write(tmp_path / "b.root", met=np.zeros(N_EVENTS, "f4"))
+    stream = events([[damaged, other]], "met", attempts=1)
+    spans = stream.spans()
+    with pytest.raises(UnreadableFile, match=r"b.root is no copy of .*damaged.root"):
+        if ways == "iterate":
+            list(stream)
+        elif ways == "map":
+            list(stream.map(len))
+        else:
+            stream.read(spans[0])
+
+
+def test_range_beyond_the_end(path: Path) -> None:
+    stream = events(path, "met", attempts=1)
+    with pytest.raises(UnreadableFile, match="Events ends at event 100, before 130"):
+        stream.read(Span(stream.sources[0], 90, 130))
 
 
 def test_copy_goes_on_where_a_damaged_one_ends(path: Path, tmp_path: Path) -> None:

@@ -469,6 +469,12 @@ def test_labels_by_data_set(path: Path, tmp_path: Path) -> None:
     assert str(caught.value).endswith(
         'is of the data set "ttbarr", which has no label: did you mean "ttbar"?'
     )
+    with pytest.raises(InputError) as caught:
+        list(tensors(path, spec))
+    assert str(caught.value) == (
+        f"{path} is of no data set, and labels are by data set: name the files as "
+        "{'ttbar': [...]}"
+    )
 
 
 def test_another_copy_goes_on_where_one_ends(path: Path, tmp_path: Path) -> None:
@@ -563,7 +569,7 @@ def changed(**fields: Any) -> dict[str, Any]:
             "images.a.views.Muon_pt has not as many items in each event as the other fields",
         ),
         (SPEC | {"weights": "log(met - 30)"}, 'weights: "log(met - 30)" is nan in event'),
-        (SPEC | {"weights": "1e300 * met"}, 'weights: "1e300 * met" is inf in event'),
+        (SPEC | {"weights": "1e300 * met"}, ", which no float32 holds, in event"),
         (SPEC | {"labels": "0 / (run - 5)"}, 'labels: "0 / (run - 5)" is nan in event'),
     ],
 )
@@ -574,6 +580,27 @@ def test_what_does_not_fit_is_said(path: Path, spec: Any, message: str) -> None:
         assert str(caught.value).startswith(f"{path}:Events")
         assert message in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"features": {"x": {"branches": ["Jet_pt"], "length": 10**10}}},
+        {"features": {"x": {"branches": ["2 * Jet_pt"], "length": 10**30}}},
+        {
+            "images": {
+                "x": {
+                    "x": {"expression": "Jet_pt", "bins": 10**6, "low": 0, "high": 1},
+                    "y": {"expression": "Jet_pt", "bins": 10**6, "low": 0, "high": 1},
+                    "views": ["counts"],
+                }
+            }
+        },
+    ],
+)
+def test_batch_that_no_memory_holds_is_refused(path: Path, spec: Any) -> None:
+    with pytest.raises(InputError, match=r'tensor "x" takes .* GB, more than this machine'):
+        read(path, {"tree": "Events"} | spec)
 
 
 @pytest.mark.parametrize("size", [N_EVENTS, 7])
@@ -626,6 +653,8 @@ def test_scan_gives_lengths_and_scales(path: Path) -> None:
     np.testing.assert_allclose(batch.inputs["x"][..., 0], expected, rtol=1e-5)
     with pytest.raises(InputError, match="other features"):
         tensors(path, SPEC, scan=found)
+    with pytest.raises(InputError, match=r"the scan is 'scan.json': give what data.scan.scan has"):
+        tensors(path, SPEC, scan="scan.json")  # type: ignore[arg-type]
 
 
 # Files that nobody of this project wrote.

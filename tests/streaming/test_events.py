@@ -81,7 +81,7 @@ def test_each_event_counts_once(
     result = process_events(total, stream(found, size), block_s=1e-4).run(threads=threads)
     assert result.value == expected(*lengths)
     assert result.n_events == sum(lengths)
-    assert result.datasets["even"] == expected(*lengths[::2])
+    assert result.datasets["even"] == (expected(*lengths[::2]) if any(lengths[::2]) else None)
     assert result.finished
 
 
@@ -136,6 +136,28 @@ def test_unreadable_file_ends_it_or_is_named(tmp_path: Path) -> None:
     assert result.value == expected(50, 70)
     assert result.n_events == 120
     assert not result.missing
+
+
+def test_events_that_are_missing_are_counted(tmp_path: Path) -> None:
+    class Ending(Counting):
+        def batches(self, *given: Any, **options: Any) -> Any:
+            for stop, part in super().batches(*given, **options):
+                if stop > 30:
+                    raise UnreadableFile("bytes are missing")
+                yield stop, part
+
+    [found] = files(tmp_path, 50)
+    chosen = Stream([found], Ending(), size=10, attempts=1, unreadable="skip")
+    result = process_events(total, chosen, block_s=1e-9).run()
+    assert result.value == expected(30)
+    assert result.missing[found.url].startswith("events 30 to 50: no copy can be read: bytes")
+
+
+def test_what_is_no_function_or_no_stream_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="3 is no function: give one"):
+        process_events(3, stream(files(tmp_path, 5)))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"'nano/\*.root' is no stream: give what events"):
+        process_events(total, "nano/*.root")  # type: ignore[arg-type]
 
 
 def broken(numbers: Any) -> dict[str, Any]:
@@ -232,6 +254,24 @@ def test_files_are_worked_as_they_come(tmp_path: Path) -> None:
     again = arrivals(f"{tmp_path}/*.root", until=tmp_path / "DONE", poll_s=0.1)
     done = process_events(summed, events(again, ["x"], size=20), ledger=ledger).run()
     assert done.value == expected(40, 30, 50)
+
+
+def test_file_that_is_written_anew_is_another_file(tmp_path: Path) -> None:
+    written(tmp_path, "a.root", 400)
+
+    def write_anew(*_: Any) -> None:
+        if len(calls) < 2:
+            calls.append(written(tmp_path, "a.root", 500))
+
+    def slowly(arrays: Any) -> dict[str, Any]:
+        sleep(0.3)
+        return summed(arrays)
+
+    calls: list[Path] = []
+    found = events(f"{tmp_path}/a.root", ["x"], size=50, attempts=1)
+    campaign = process_events(slowly, found, block_s=0.01)
+    with pytest.raises(CampaignError, match=r"a\.root is no copy of .* another file with 500"):
+        campaign.run(watch=write_anew)
 
 
 def test_what_never_comes_is_named(tmp_path: Path) -> None:

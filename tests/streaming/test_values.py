@@ -44,6 +44,27 @@ def test_arrays_are_kept_to_the_last_bit(dtype: str) -> None:
     assert found["empty"].shape == (0, 4)
 
 
+@pytest.mark.parametrize(
+    ("part", "whole"),
+    [
+        (np.uint8(200), 200_000),
+        (np.float32(0.1), 1000 * float(np.float32(0.1))),
+        (np.array([200, 1], "u1"), [200_000, 1000]),
+        (np.array([2**30], "i4"), [1000 * 2**30]),
+        (np.array([2**53], "u8"), [1000 * 2**53]),
+        (np.array([16777217.0], "f4"), [1000 * 16777216.0]),
+        (np.array([True, False]), [1000, 0]),
+        (np.bool_(True), 1000),
+    ],
+)
+def test_sums_have_64_bits(part: Any, whole: Any) -> None:
+    found = reduce(join, [{"x": part}] * 1000, None)["x"]
+    np.testing.assert_allclose(found, whole, rtol=1e-13)
+    # One part alone is of the same kind, so that the number of parts is not seen.
+    [alone] = join(None, {"x": part}).values()
+    assert np.asarray(alone).dtype == np.asarray(found).dtype
+
+
 def test_numbers_that_json_does_not_know_are_kept() -> None:
     found = unpacked(packed([nan, inf, -inf, np.float32(1.5), np.array([nan, 1.0])]))
     assert isnan(found[0])
@@ -86,6 +107,8 @@ def test_what_does_not_fit_is_said(one: Any, other: Any, says: str) -> None:
         (object(), "gave a object, which a ledger cannot keep"),
         (np.array(["a"]), "array of <U1"),
         ({"x": {1, 2}}, "gave a set"),
+        ({"hepdask_ml_array": 3}, 'the key "hepdask_ml_array", which marks'),
+        ({"x": {"uhi_schema": 1}}, 'the key "uhi_schema", which marks'),
     ],
 )
 def test_what_cannot_be_kept_is_said(value: Any, says: str) -> None:
