@@ -30,6 +30,7 @@ from hashlib import blake2b
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from hepdask_ml.data.batch import Batch
 from hepdask_ml.data.mixing import Mixture, Room, joined, mixture
 from hepdask_ml.data.order import Order
 from hepdask_ml.errors import InputError
@@ -460,6 +461,11 @@ class Dataset:
             for batch in self._stream.batches(span):
                 if over():
                     return
+                if not isinstance(batch, Batch):
+                    raise InputError(
+                        f"the stream gives a {type(batch).__name__}, and a data set is made of "
+                        "tensors: give it a stream of hepdask_ml.tensors"
+                    )
                 if len(batch):
                     yield mixture(batch, self._files[span.source])
 

@@ -17,12 +17,13 @@ NEEDS = {
     "event-campaigns": ["uproot", "hist", "awkward"],
     "features": ["awkward"],
     "scan": ["uproot", "awkward"],
-    "streams": ["uproot", "awkward"],
+    "streams": ["uproot", "awkward", "coffea"],
     "templates": ["uproot", "hist"],
     "tensors": ["uproot", "awkward"],
 }
 
 
+@pytest.mark.filterwarnings("ignore::Warning:coffea")
 @pytest.mark.parametrize("name", NEEDS)
 def test_the_guide_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for library in NEEDS[name]:

@@ -361,3 +361,10 @@ def test_a_place_among_workers_is_for_as_many() -> None:
     with pytest.raises(InputError, match="in the midst of an epoch of 2 workers, and there are 1"):
         next(iter(data))
     assert Mark() == (0, 0, 0)
+
+
+def test_stream_without_tensors_is_refused() -> None:
+    stream: Any = Made((3,))
+    stream.batches = lambda *_: iter([[1, 2, 3]])
+    with pytest.raises(InputError, match=r"the stream gives a list, .* hepdask_ml\.tensors"):
+        list(Dataset(stream, 2))
