@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from dataclasses import dataclass, field
 from math import inf
-from time import monotonic
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 from uuid import uuid4
 
@@ -273,10 +273,13 @@ class DaskLink:
             await self._client.run(interrupt, self._campaign, on_error="ignore")
 
         self._next_census = self._rested = inf  # which would send new drains for those that go
-        self._do(ask)
-        deadline = monotonic() + FLUSH_S
-        while monotonic() < deadline and self.collect(0, (), 0.05).lent:
-            pass
+        deadline, lent = monotonic() + FLUSH_S, True
+        while lent and monotonic() < deadline:
+            self._do(ask)  # once more if need be: a drain that has just begun did not hear it
+            heard = monotonic() + CENSUS_S
+            while lent and monotonic() < heard:
+                lent = self.collect(0, (), 0.0).lent > 0
+                sleep(0.02)
 
     def close(self) -> None:
         """Send the drains home and forget the pool."""

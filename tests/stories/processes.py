@@ -60,6 +60,12 @@ class Process:
         with suppress(ProcessLookupError):
             self.popen.send_signal(number)
 
+    def stop(self) -> None:
+        """Let it stand still until it gets SIGCONT."""
+        self.send(signal.SIGSTOP)
+        process = psutil.Process(self.pid)
+        wait_for(lambda: process.status() == psutil.STATUS_STOPPED, f"{self.name} to stop")
+
     def send_all(self, number: int) -> None:
         """Send a signal to it and its children, as a batch system does."""
         with suppress(ProcessLookupError):

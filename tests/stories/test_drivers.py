@@ -20,7 +20,7 @@ from stories.campaigner import ERROR, INTERRUPTED
 from stories.processes import Place, Process, drains
 from stories.work import DEADLINE_S, Book, Rounds, wait_for
 
-from hepdask_ml.errors import InputError
+from hepdask_ml.errors import InputError, Interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -55,7 +55,8 @@ def test_a_killed_scheduler_ends_the_driver_in_a_sentence_and_another_one_goes_o
     place.scheduler()
     again = [place.worker() for _ in range(2)]
     driver = place.driver(book)
-    wait_for(lambda: len(book.blocks()) > len(kept), "new blocks")
+    for worker in again:
+        book.wait_until_working(worker.pid)
     book.hurry()
     assert driver.wait() == 0, driver.output
     book.check()
@@ -70,8 +71,7 @@ def kill_while_writing(book: Book, driver: Process) -> None:
     def within() -> bool:
         if not journal.exists():
             return False
-        driver.send(signal.SIGSTOP)
-        wait_for(partial(stopped, driver.pid), "the driver to stop")
+        driver.stop()
         if journal.exists():
             return True
         driver.send(signal.SIGCONT)  # it was too quick
@@ -145,10 +145,6 @@ def test_a_cluster_that_dies_with_its_driver_costs_what_was_not_written(place: P
     driver = place.driver(book, "--workers", "2", local=True)
     assert driver.wait() == 0, driver.output
     book.check()
-
-
-def stopped(process: int) -> bool:
-    return psutil.Process(process).status() == psutil.STATUS_STOPPED
 
 
 def ended(process: int) -> bool:
@@ -334,6 +330,23 @@ def test_an_interrupted_driver_writes_what_its_workers_hold(place: Place) -> Non
     wait_for(lambda: book.done() > 0, "a block in the ledger")
     driver.send(signal.SIGINT)
     interrupt_and_resume(place, book, driver, lambda: place.driver(book))
+
+
+def test_an_interrupt_before_the_workers_begin_reaches_them_too(place: Place) -> None:
+    book = Book(place.folder, LONG)
+    place.scheduler()
+    for _ in range(2):
+        place.worker()
+
+    def at_once(*_: object) -> None:
+        raise Interrupted
+
+    with place.client() as client:
+        client.wait_for_workers(2)
+        with pytest.raises(Interrupted):
+            book.campaign(target_s=30.0).run(client, watch=at_once)
+    # Who begins just when the pool is closed loses its first steps.
+    assert book.executed().total() - book.done() < 100
 
 
 def test_an_interrupted_driver_without_a_cluster_writes_what_its_threads_hold(

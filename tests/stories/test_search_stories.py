@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,10 +25,28 @@ def driver(place: Place, trials: Trials, *options: str, local: bool = False) -> 
 def is_within(trials: Trials, worker: Process, epoch: int) -> tuple[str, int, int] | None:
     """Give what a worker has begun last, if it is this epoch of a trial, or a later one."""
     journal = trials.folder / f"{worker.pid}.journal"
-    if not journal.exists():
+    lines = journal.read_text().split("\n")[:-1] if journal.exists() else []
+    if not lines:
         return None
-    segment, number, last = journal.read_text().split("\n")[-2].split(" ")
+    segment, number, last = lines[-1].split(" ")
     return (segment, int(number), int(last)) if int(last) >= epoch else None
+
+
+def stopped_within(trials: Trials, worker: Process, epoch: int) -> tuple[str, int, int] | None:
+    """Stop a worker where it has begun this epoch of a trial, or a later one; give where."""
+    if is_within(trials, worker, epoch) is None:
+        return None
+    worker.stop()
+    found = is_within(trials, worker, epoch)
+    if found is None:  # it was quicker
+        worker.send(signal.SIGCONT)
+    return found
+
+
+def saved(trials: Trials, number: int) -> int:
+    """Give the epochs that are in the newest checkpoint of a trial."""
+    files = trials.folder.glob(f"search.ledger.checkpoints/*/trial-{number:04d}/*.tar")
+    return max(int(file.name.partition("-")[0]) for file in files)
 
 
 def ends_well(process: Process, trials: Trials) -> None:
@@ -50,18 +69,17 @@ def test_a_worker_killed_within_an_epoch_costs_the_epochs_since_the_checkpoint(
     workers = [place.worker() for _ in range(2)]
     drives = driver(place, trials)
     victim = workers[0]
-    segment, number, _ = wait_for(
-        partial(is_within, trials, victim, EPOCHS - 2), "a worker late in a trial"
+    segment, number, last = wait_for(
+        partial(stopped_within, trials, victim, EPOCHS - 2), "a worker late in a trial"
     )
+    kept = saved(trials, number)
+    assert kept > 0
     victim.kill()
     place.worker()
     trials.hurry()
     ends_well(drives, trials)
-    begun = trials.begun()
-    assert begun[segment, number, 0] == 1, "the trial went on from its checkpoint"
-    again = {epoch for epoch, times in begun.items() if times > 1}
-    assert {epoch[:2] for epoch in again} <= {(segment, number)}
-    assert len(again) <= 2
+    again = {epoch for epoch, times in trials.begun().items() if times > 1}
+    assert again == {(segment, number, epoch) for epoch in range(kept, last + 1)}
 
 
 def test_all_workers_killed_and_pruned_trials_come_out_the_same(place: Place) -> None:
@@ -82,12 +100,13 @@ def test_all_workers_killed_and_pruned_trials_come_out_the_same(place: Place) ->
 def test_a_driver_killed_at_every_tenth_trial_makes_the_trials_of_an_undisturbed_one(
     place: Place,
 ) -> None:
-    trials = Trials(place.folder, n_trials=36, epochs=2, epoch_s=0.03)
+    trials = Trials(place.folder, n_trials=60, epochs=2, epoch_s=0.1)
     for ended in (10, 20, 30):
         drives = driver(place, trials, local=True)
         trials.wait_until_ended(ended)
         drives.kill()
-        assert trials.ended() < 36
+        assert trials.ended() < 60
+    trials.hurry()
     ends_well(driver(place, trials, local=True), trials)
 
 
@@ -116,7 +135,7 @@ def test_workers_go_on_without_their_driver_and_nothing_is_done_twice(place: Pla
     drives.kill()
     trials.hurry()
     wait_for(
-        lambda: sum(trials.begun().values()) == 4 * EPOCHS, "the round to be done without a driver"
+        lambda: sum(trials.begun().values()) >= 4 * EPOCHS, "the round to be done without a driver"
     )
     ends_well(driver(place, trials), trials)
     assert set(trials.begun().values()) == {1}

@@ -103,9 +103,9 @@ def test_after_all_workers_are_gone_new_ones_take_up_the_campaign(place: Place) 
         book.wait_until_working(worker.pid)
     for worker in first:
         worker.kill()
-    done = book.done()
     second = [place.worker() for _ in range(2)]
-    wait_for(lambda: book.done() > done, "the new workers' blocks")
+    for worker in second:
+        book.wait_until_working(worker.pid)
     book.hurry()
     assert driver.wait() == 0
     book.check()
