@@ -93,8 +93,8 @@ class Asked:
 def test_slurm_real_chain_of_one_minute_allocations_finishes_what_one_began(
     slurm: Slurm, tmp_path: Path
 ) -> None:
-    asked = Asked(tmp_path, toys=9_000)
-    # 108,000 toys on four workers: about 70 s.
+    asked = Asked(tmp_path, toys=7_500)
+    # 90,000 toys on four workers: about 60 s.
     asked.write("allocation", 0.0026, 4, system="slurm", nodes=2)
     jobs = asked.submit("--chain", "3")
     assert len(jobs) == 3

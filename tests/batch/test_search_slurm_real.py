@@ -27,7 +27,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 SPACE = {"rate": {"type": "float", "low": 0.1, "high": 0.9}}
-EPOCHS = 75
+EPOCHS = 68
 
 
 class Walk:

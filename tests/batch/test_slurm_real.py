@@ -35,7 +35,7 @@ def test_slurm_real_campaign_of_several_walltimes_survives_all_that_happens(
     slurm: Slurm, place: Place
 ) -> None:
     drive = Drive(
-        place, "slurm", toys=18_000, toy_s=0.0025, options={"workers": 4, "walltime": "00:01:00"}
+        place, "slurm", toys=13_000, toy_s=0.0025, options={"workers": 4, "walltime": "00:01:00"}
     )
     driver = drive.start()
     drive.wait_for_toys(driver, 1)
@@ -158,7 +158,8 @@ def test_slurm_real_workers_go_when_there_is_no_work_and_come_back(
     ) as client:
         for seed, name in enumerate(("first.ledger", "second.ledger")):
             slow = campaign(folder / name, 2_000)
-            slow.runner = Slow(slow.runner, 0.0005)
+            # One worker alone is still busy when the jobs of the others begin.
+            slow.runner = Slow(slow.runner, 0.001)
             slow.run(client)
             audit(folder / name)
             assert workers(folder / name) == 3, seed

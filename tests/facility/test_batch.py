@@ -18,7 +18,6 @@ from hepdask_ml.facility.systems import BatchOptions
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from distributed import Client
     from made_up_slurm import SimulatedSlurm
 
 
@@ -69,14 +68,11 @@ def test_slurm_sim_jobs_that_end_at_once_are_an_error_with_their_last_words(
     monkeypatch.setattr(keeper_module, "LOOK_S", 0.05)
     monkeypatch.setattr(keeper_module, "HASTE_S", 0.2)
 
-    def wait(client: Client) -> None:
-        client.wait_for_workers(1, timeout=120)
-
     with (
         pytest.raises(SiteError, match=r'came to nothing.*"there is no such module"'),
         made(setup=["echo there is no such module >&2; exit 1"]).open() as client,
     ):
-        wait(client)
+        client.submit(sum, [1, 2]).result()
 
 
 def test_slurm_sim_waiting_jobs_of_a_killed_driver_are_taken_over(

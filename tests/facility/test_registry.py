@@ -17,6 +17,7 @@ from distributed import Client, LocalCluster
 
 from hepdask_ml.config import SiteSettings
 from hepdask_ml.errors import InputError
+from hepdask_ml.facility import site as site_module
 from hepdask_ml.facility.site import (
     GROUP,
     ClientSite,
@@ -297,7 +298,10 @@ def test_site_of_another_package_is_configured_as_ours_are() -> None:
         assert site("mine") == site("slurm", workers=4, queue="institute", account="y")
 
 
-def test_a_scheduler_that_is_not_there_leaves_no_default_behind() -> None:
+def test_a_scheduler_that_is_not_there_leaves_no_default_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(site_module, "CONNECT_S", 0.5)
     before = dask.config.get("scheduler", None)
     with (
         pytest.raises(InputError, match="no Dask scheduler answers"),

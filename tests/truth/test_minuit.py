@@ -17,22 +17,24 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TOYS = 200
+FEW = 100
+"""Toys of the published likelihoods, for each of which minuit takes a tenth of a second."""
 
 
 @published
 def test_published_likelihoods(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert_never_higher(path, capsys)
+    assert_never_higher(path, capsys, FEW)
 
 
 @pytest.mark.parametrize("name", MADE_UP)
 def test_made_up_likelihoods(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert_never_higher(MADE_UP[name], capsys)
+    assert_never_higher(MADE_UP[name], capsys, TOYS)
 
 
-def assert_never_higher(source: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def assert_never_higher(source: Any, capsys: pytest.CaptureFixture[str], n_toys: int) -> None:
     model = compile_model(source)
     start = model.fit(poi=1.0).pars[0]
-    toys = throw(model, ensemble(model, "minuit", start), seed=11, start=0, stop=TOYS)
+    toys = throw(model, ensemble(model, "minuit", start), seed=11, start=0, stop=n_toys)
     ours = fit_pair(model, toys, 1.0, init=start, threads=None)
     assert converged(ours.status_fixed).all()
     assert converged(ours.status_free).all()

@@ -17,6 +17,7 @@ from distributed import LocalCluster
 from made_up import ROOT, many_systematics, two_bins
 
 from hepdask_ml.campaign.ledger import read_ledger
+from hepdask_ml.facility import site as site_module
 from hepdask_ml.ui.cli import main
 
 COARSE = ["--precision", "0.2"]
@@ -172,8 +173,13 @@ def wait_for_toys(path: Path) -> None:
     ],
 )
 def test_wrong_input_gets_a_sentence(
-    workspace: Path, folder: Path, arguments: list[str], words: list[str]
+    workspace: Path,
+    folder: Path,
+    arguments: list[str],
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(site_module, "CONNECT_S", 0.5)
     assert_one_sentence(run("limit", workspace, *arguments), *words)
 
 

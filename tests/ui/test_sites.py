@@ -14,6 +14,7 @@ from distributed import LocalCluster
 
 from hepdask_ml.config import read_site
 from hepdask_ml.errors import InputError
+from hepdask_ml.facility import site as site_module
 from hepdask_ml.facility.site import kinds, ready, settled
 from hepdask_ml.ui.cli import main
 from hepdask_ml.ui.sites import HIDDEN, overrides
@@ -171,7 +172,10 @@ def test_a_kind_that_submits_nothing_says_so() -> None:
         (["check", "tcp://127.0.0.1:9"], ["no Dask scheduler answers"]),
     ],
 )
-def test_a_mistake_is_one_sentence(arguments: list[str], words: list[str]) -> None:
+def test_a_mistake_is_one_sentence(
+    arguments: list[str], words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(site_module, "CONNECT_S", 0.5)
     assert_one_sentence(run(*arguments), *words)
 
 
