@@ -81,7 +81,7 @@ class FeatureForm:
             raise InputError(f"{self.threads} threads read nothing: give one or more")
         scaled = self.scalers.groups if self.scalers is not None else {}
         for group in self.features.groups:
-            advice = "run data.scan.scan on the files, and give what it finds as scan"
+            advice = "run hepdask_ml.scan on the files, and give what it finds as scan"
             if group.jagged and group.form == "padded" and group.slots is None:
                 raise InputError(
                     f'group "{group.name}" has the length that holds {group.percentile:g} % of the '
@@ -416,7 +416,7 @@ def tensors(
     if scan is not None:
         if not hasattr(scan, "scalers"):
             raise InputError(
-                f"the scan is {scan!r:.60}: give what data.scan.scan has found, or Scan.load of "
+                f"the scan is {scan!r:.60}: give what hepdask_ml.scan has found, or Scan.load of "
                 "the file in which it is kept"
             )
         scalers = scan.scalers(spec)

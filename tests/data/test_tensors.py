@@ -653,7 +653,7 @@ def test_scan_gives_lengths_and_scales(path: Path) -> None:
     np.testing.assert_allclose(batch.inputs["x"][..., 0], expected, rtol=1e-5)
     with pytest.raises(InputError, match="other features"):
         tensors(path, SPEC, scan=found)
-    with pytest.raises(InputError, match=r"the scan is 'scan.json': give what data.scan.scan has"):
+    with pytest.raises(InputError, match=r"the scan is 'scan.json': give what hepdask_ml.scan has"):
         tensors(path, SPEC, scan="scan.json")  # type: ignore[arg-type]
 
 
