@@ -18,7 +18,11 @@ from hepdask_ml.training.loaders import Loader, tensors_of
 torch: Any = pytest.importorskip("torch")
 
 # Later versions of Python warn of what DataLoaders do.
-pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:This process:DeprecationWarning"),
+    # A small machine is told of that.
+    pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),
+]
 
 STREAM = Made((70, 41), selection=True)
 
