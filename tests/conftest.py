@@ -15,6 +15,15 @@ if find_spec("hypothesis") is not None:  # a machine that is lent for its GPU ma
     settings.load_profile("untimed")
 
 
+# What tests with torch share is looked through for examples like all modules; those tests
+# themselves are skipped, and say so.
+collect_ignore = (
+    []
+    if find_spec("torch") is not None
+    else ["benchmarks/reading_alone.py", "made_up_training.py", "stories/trainings.py"]
+)
+
+
 def pytest_configure() -> None:
     """Let Ctrl-C reach the processes that tests start, also where a shell runs in the background.
 
